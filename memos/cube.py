@@ -1,0 +1,218 @@
+"""The MemCube: one header for every memory, whichever tier holds its payload (design §3)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from memos.errors import IllegalTransition, InvalidInput
+
+DEFAULT_TENANT = "default"
+DEFAULT_USER = "default"
+MAX_NAME_LENGTH = 256
+
+
+class Kind(StrEnum):
+    """The tier a cube's payload lives in."""
+
+    PLAINTEXT = "plaintext"
+    ACTIVATION = "activation"
+    PARAMETRIC = "parametric"
+
+
+class State(StrEnum):
+    """Where a cube stands in its life."""
+
+    GENERATED = "generated"
+    ACTIVATED = "activated"
+    MERGED = "merged"
+    ARCHIVED = "archived"
+    EXPIRED = "expired"
+    QUARANTINED = "quarantined"
+
+
+#: Every legal move. ``expired`` is final; ``merged`` and ``archived`` can be undone; a quarantined cube is either
+#: cleared, put away or expired, never merged.
+LEGAL_MOVES: dict[State, frozenset[State]] = {
+    State.GENERATED: frozenset({State.ACTIVATED, State.ARCHIVED, State.EXPIRED, State.QUARANTINED}),
+    State.ACTIVATED: frozenset({State.MERGED, State.ARCHIVED, State.EXPIRED, State.QUARANTINED}),
+    State.MERGED: frozenset({State.ACTIVATED, State.ARCHIVED, State.EXPIRED, State.QUARANTINED}),
+    State.ARCHIVED: frozenset({State.ACTIVATED, State.EXPIRED, State.QUARANTINED}),
+    State.QUARANTINED: frozenset({State.ACTIVATED, State.ARCHIVED, State.EXPIRED}),
+    State.EXPIRED: frozenset(),
+}
+
+#: States whose cubes recall may return.
+RECALLABLE = frozenset({State.GENERATED, State.ACTIVATED, State.MERGED})
+
+
+def move(current: State, target: State) -> State:
+    """Return ``target`` if the table allows the move, else raise :class:`IllegalTransition`."""
+    if target not in LEGAL_MOVES[current]:
+        allowed = ", ".join(sorted(LEGAL_MOVES[current])) or "nothing"
+        raise IllegalTransition(f"a cube that is {current} cannot become {target}; it may become: {allowed}")
+    return target
+
+
+class Frozen(BaseModel):
+    """Base of all value types here: immutable, and unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Scope(Frozen):
+    """Whose memory: the tenant comes from the API key, the rest from the request.
+
+    ``(tenant, user_id)`` is the *namespace*, the unit of isolation, indexing, quota and deletion. ``agent_id`` and
+    ``run_id`` narrow within it.
+    """
+
+    tenant: str = DEFAULT_TENANT
+    user_id: str = DEFAULT_USER
+    agent_id: str | None = None
+    run_id: str | None = None
+
+    def model_post_init(self, _context: object) -> None:
+        """Refuse names that could not be stored or told apart."""
+        for field in ("tenant", "user_id", "agent_id", "run_id"):
+            check_name(getattr(self, field), field)
+
+
+def check_name(value: str | None, field: str) -> None:
+    """Raise :class:`InvalidInput` unless ``value`` is ``None`` or a usable identifier of at most 256 characters."""
+    if value is None:
+        return
+    if not value.strip() or value != value.strip():
+        raise InvalidInput(f"{field} must not be empty or start or end with white space")
+    if len(value) > MAX_NAME_LENGTH:
+        raise InvalidInput(f"{field} is longer than {MAX_NAME_LENGTH} characters")
+    if any(character < " " or "\ud800" <= character <= "\udfff" for character in value):
+        raise InvalidInput(f"{field} holds a control character or a lone surrogate")
+
+
+class Descriptor(Frozen):
+    """What the memory is about (A-MEM's note attributes)."""
+
+    title: str | None = None
+    keywords: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    context: str | None = None
+    language: str | None = None
+
+
+class Times(Frozen):
+    """When it was stored, when it happened, how long it holds. Aware UTC datetimes."""
+
+    created_at: datetime
+    updated_at: datetime
+    event_time: datetime | None = None
+    valid_from: datetime
+    valid_to: datetime | None = None
+    expires_at: datetime | None = None
+
+
+class Parent(Frozen):
+    """One exact version this cube was derived from."""
+
+    cube_id: str
+    version: int
+
+
+class Provenance(Frozen):
+    """Where it came from. ``infer`` records whether the writer asked for note construction."""
+
+    source: str = "api"
+    author: str | None = None
+    infer: bool = True
+    parents: tuple[Parent, ...] = ()
+
+
+class Governance(Frozen):
+    """Who may see it, and whether schedulers may touch it."""
+
+    sensitivity: str = "normal"
+    pinned: bool = False
+    frozen: bool = False
+    acl: tuple[str, ...] = ()
+
+
+class Behaviour(Frozen):
+    """How it has been used."""
+
+    recall_count: int = 0
+    last_recalled_at: datetime | None = None
+    heat: float = 0.0
+
+
+class MemCube(Frozen):
+    """A memory: header plus, for the plaintext tier, its text.
+
+    ``digest`` is the hex SHA-256 of the payload (UTF-8 text here). ``version`` counts from 1 and grows by one with
+    every change of text, metadata or descriptor.
+    """
+
+    id: str
+    scope: Scope
+    kind: Kind = Kind.PLAINTEXT
+    state: State
+    version: int = Field(ge=1)
+    digest: str
+    text: str | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    descriptor: Descriptor = Descriptor()
+    time: Times
+    provenance: Provenance = Provenance()
+    governance: Governance = Governance()
+    behaviour: Behaviour = Behaviour()
+
+
+class NewMemory(Frozen):
+    """One memory as a caller hands it in, already checked by :mod:`memos.plaintext.intake`."""
+
+    text: str
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    event_time: datetime | None = None
+    expires_at: datetime | None = None
+    agent_id: str | None = None
+    run_id: str | None = None
+    infer: bool = True
+    source: str = "api"
+
+
+class Link(Frozen):
+    """A typed edge between two cubes of one namespace."""
+
+    source_id: str
+    target_id: str
+    type: str
+    score: float
+    author: str
+    created_at: datetime
+
+
+class CubeVersion(Frozen):
+    """One entry of a memory's history, oldest first."""
+
+    cube_id: str
+    version: int
+    text: str
+    metadata: dict[str, Any]
+    digest: str
+    author: str | None
+    reason: str | None
+    created_at: datetime
+    valid_from: datetime
+
+
+class DeletionReceipt(Frozen):
+    """What a deletion removed, counted by place. ``pending`` names places that could not be reached and will be retried."""
+
+    id: str
+    user_id: str
+    cube_ids: tuple[str, ...]
+    removed: dict[str, int]
+    pending: tuple[str, ...] = ()
+    deleted_at: datetime

@@ -1,0 +1,1 @@
+"""Text embedders: sentence-transformers models and OpenAI-compatible endpoints."""

@@ -1,0 +1,230 @@
+"""The engine: what can be done with a memory, readable from top to bottom.
+
+    store   check -> embed -> write, one transaction -> the index follows
+    recall  understand -> embed -> find -> rank -> fit the budget
+    forget  delete, one transaction -> the index follows -> scrub -> receipt
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from memos.config import Settings
+from memos.cube import CubeVersion, DeletionReceipt, Link, MemCube, Scope, State
+from memos.embedding.base import Embedder
+from memos.embedding.factory import make_embedder
+from memos.embedding.serving import ServingEmbedder
+from memos.errors import InvalidInput, StoreClosed, StoreUnavailable
+from memos.ids import is_id
+from memos.plaintext.intake import check_batch, check_text, check_count
+from memos.plaintext.reader import NoteReader
+from memos.plaintext.recall import RecallRequest, RecallResult
+from memos.plaintext.writer import NoteWriter
+from memos.clock import now_us, parse_time, from_us
+from memos.store.database import Database
+from memos.store.lock import DirectoryLock
+from memos.store.reindex import Progress, Reindexer
+from memos.store.relay import IndexRelay
+from memos.store.scoped import locate
+from memos.store.statistics import Statistics, statistics
+
+from memos.store.vector_index import VectorIndex
+from memos.store.views import ViewCache
+
+MAX_PAGE = 1_000
+
+
+def _silent(done: int, total: int) -> None:
+    """Report no progress."""
+
+
+class MemoryOS:
+    """The memory of agents, in one store.
+
+    Without arguments it opens (or creates) the embedded store in the platform's data directory. All methods may be
+    called from several threads. Methods raise :class:`memos.errors.MemosError` and nothing else that a caller could
+    have caused.
+    """
+
+    def __init__(self, settings: Settings | None = None, embedder: Embedder | None = None) -> None:
+        self.settings = settings or Settings()
+        home = self.settings.home.expanduser()
+        embedded = self.settings.database_url is None or self.settings.chroma_url is None
+        self._lock = DirectoryLock(home) if embedded else None
+        self._open = True
+        try:
+            self.database = Database(self.settings.database_url or f"sqlite:///{home / 'memos.db'}")
+        except BaseException:
+            self._release()
+            raise
+        self.index = VectorIndex(home / "chroma", self.settings.chroma_url)
+        self.relay = IndexRelay(self.database, self.index, self.settings.index_threshold)
+        self._embedder = ServingEmbedder(embedder or make_embedder(self.settings))
+        self._views = ViewCache(self.settings.cache_bytes)
+        self._reader = NoteReader(self.database, self._embedder, self.index, self._views)
+        self._writer = NoteWriter(self.database, self._embedder, self.settings)
+        self.relay.start()
+
+    # ------------------------------------------------------------ writing
+
+    def store_many(
+        self, scope: Scope, items: Sequence[Mapping[str, Any]], *, idempotency_key: str | None = None
+    ) -> list[MemCube]:
+        """Store memories, all or none; each item has ``text`` and optionally the other arguments of ``store``."""
+        self._check_open()
+        memories = check_batch(items, scope, self.settings)
+        if not memories:
+            return []
+        cubes = self._writer.store(scope, memories, idempotency_key)
+        self.relay.wake()
+        return cubes
+
+    def update(
+        self,
+        tenant: str,
+        cube_id: str,
+        *,
+        user_id: str | None = None,
+        text: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        expected_version: int | None = None,
+    ) -> MemCube:
+        """Write a new version; ``metadata`` replaces the old whole. Raises ``VersionConflict`` when stale."""
+        self._check_open()
+        cube = self._writer.update(self._home(tenant, cube_id, user_id), cube_id, text, metadata, expected_version)
+        self.relay.wake()
+        return cube
+
+    def move(self, tenant: str, cube_id: str, target: State, *, user_id: str | None = None) -> MemCube:
+        """Move a cube to another state; raises ``IllegalTransition`` unless :data:`memos.cube.LEGAL_MOVES` allows it."""
+        self._check_open()
+        return self._writer.move(self._home(tenant, cube_id, user_id), cube_id, target)
+
+    def forget(self, tenant: str, cube_id: str, *, user_id: str | None = None) -> DeletionReceipt:
+        """Delete one memory everywhere."""
+        self._check_open()
+        scope = self._home(tenant, cube_id, user_id)
+        return self._settle(scope, self._writer.forget(scope, cube_id))
+
+    def forget_all(self, scope: Scope) -> DeletionReceipt:
+        """Delete every memory of a namespace, or of one agent or run in it."""
+        self._check_open()
+        return self._settle(scope, self._writer.forget_all(scope))
+
+    # ------------------------------------------------------------ reading
+
+    def recall(
+        self,
+        scope: Scope,
+        query: str,
+        *,
+        top_k: int = 10,
+        filters: Mapping[str, Any] | None = None,
+        as_of: datetime | str | None = None,
+        max_tokens: int | None = None,
+        explain: bool = False,
+    ) -> RecallResult:
+        """Return the memories that answer ``query``, best first, and a text block for a prompt."""
+        self._check_open()
+        at = parse_time(as_of, "as_of")
+        request = RecallRequest(
+            query=check_text(query, self.settings.max_text_bytes),
+            top_k=check_count(top_k, self.settings.max_top_k, "top_k"),
+            as_of=at,
+            reference=at or from_us(now_us()),
+            max_tokens=None if max_tokens is None else check_count(max_tokens, 1 << 31, "max_tokens"),
+            explain=explain,
+        )
+        return self._reader.recall(scope, request, filters)
+
+    def get(self, tenant: str, cube_id: str, *, user_id: str | None = None) -> MemCube:
+        """Return one memory."""
+        self._check_open()
+        return self._reader.get(tenant, cube_id, user_id)
+
+    def list(self, scope: Scope, *, limit: int = 100, after: str | None = None) -> list[MemCube]:
+        """Return up to ``limit`` memories in the order they were stored, beginning after the id ``after``."""
+        self._check_open()
+        if after is not None and not is_id(after):
+            raise InvalidInput(f"after must be the id of a memory, not {after!r}")
+        return self._reader.page(scope, after, check_count(limit, MAX_PAGE, "limit"))
+
+    def history(self, tenant: str, cube_id: str, *, user_id: str | None = None) -> Sequence[CubeVersion]:
+        """Return every version of a memory, oldest first."""
+        self._check_open()
+        return self._reader.history(tenant, cube_id, user_id)
+
+    def links(self, tenant: str, cube_id: str, *, user_id: str | None = None) -> Sequence[Link]:
+        """Return the links of a memory, strongest first."""
+        self._check_open()
+        return self._reader.links(tenant, cube_id, user_id)
+
+    def stats(self, scope: Scope) -> Statistics:
+        """Return what a namespace holds and how far its index has come."""
+        self._check_open()
+        return statistics(self.database, scope)
+
+    # ------------------------------------------------------------ moving and mending
+
+    def export(self, scope: Scope, path: Path, progress: Progress = _silent) -> int:
+        """Write a namespace to a JSON Lines file, atomically; return the number of memories."""
+        self._check_open()
+        raise NotImplementedError
+
+    def import_(self, scope: Scope, path: Path, *, strict: bool = False, progress: Progress = _silent) -> Any:
+        """Read memories from a file (own export, JSON Lines, LoCoMo, chat log), all or none."""
+        self._check_open()
+        raise NotImplementedError
+
+    def reindex(self, embedder: str | Embedder | None = None, progress: Progress = _silent) -> int:
+        """Rebuild every index from SQL; with ``embedder``, make new vectors first and switch over when all are made."""
+        self._check_open()
+        reindexer = Reindexer(self.database, self._embedder, self.relay, self._views)
+        if embedder is None:
+            return reindexer.rebuild(progress)
+        chosen = make_embedder(self.settings, embedder) if isinstance(embedder, str) else embedder
+        return reindexer.change_embedder(chosen, progress)
+
+    def close(self) -> None:
+        """Finish what is under way and release the store; closing twice is harmless."""
+        if not self._open:
+            return
+        self._open = False
+        self.relay.stop()
+        self.index.close()
+        self.database.close()
+        self._release()
+
+    def __enter__(self) -> MemoryOS:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------ inside
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise StoreClosed("this store was closed; open it again")
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    def _home(self, tenant: str, cube_id: str, user_id: str | None) -> Scope:
+        with self.database.read() as connection:
+            return locate(connection, tenant, cube_id, user_id)
+
+    def _settle(self, scope: Scope, receipt: DeletionReceipt) -> DeletionReceipt:
+        """Carry a deletion to every place outside SQL before saying that it is done."""
+        pending: tuple[str, ...] = ()
+        try:
+            self.relay.follow(scope)
+        except StoreUnavailable:
+            pending = ("vector_index",)  # the outbox keeps it; the relay repeats it until Chroma is back
+            self.relay.wake()
+        self.database.scrub()
+        return receipt.model_copy(update={"pending": pending})

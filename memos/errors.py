@@ -1,0 +1,170 @@
+"""Every error this project raises, in one tree.
+
+    MemosError                    500  internal-error
+    ├── InvalidInput              422  invalid-input
+    │   ├── InvalidText           422  invalid-text        empty, NUL, lone surrogate, too long
+    │   ├── InvalidFilter         422  invalid-filter      unknown operator, wrong operand
+    │   └── ImportRefused         422  import-refused      a malformed line under --strict
+    ├── NotFound                  404  not-found
+    ├── Conflict                  409  conflict
+    │   ├── VersionConflict       409  version-conflict    expected_version is stale
+    │   ├── IllegalTransition     409  illegal-transition  state move not in the table
+    │   ├── IdempotencyConflict   409  idempotency-conflict  same key, other request
+    │   └── EmbedderMismatch      409  embedder-mismatch   store was embedded by another model
+    └── StoreError                500  store-error
+        ├── StoreInUse            423  store-in-use        another process holds the data directory
+        ├── StoreTooNew           409  store-too-new       written by a newer version
+        ├── StoreFull             507  store-full          no space left
+        ├── StoreUnavailable      503  store-unavailable   database cannot be reached
+        ├── StoreClosed           409  store-closed        used after close()
+        └── EmbedderUnavailable   503  embedder-unavailable  model or endpoint cannot be used
+
+Each class carries its HTTP ``status`` and a stable ``code``; :meth:`MemosError.problem` renders the RFC 9457 body that
+the REST API sends and the SDK turns back into the same class of its own mirrored tree.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class MemosError(Exception):
+    """Root of the tree: a message for people plus machine-readable ``extra`` fields.
+
+    ``extra`` must be JSON-serialisable; it travels in the problem body (``index`` of a bad batch item, ``line`` of an
+    import, ``current_version`` of a conflict).
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal-error"
+
+    def __init__(self, message: str, **extra: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.extra = extra
+
+    def at(self, index: int) -> MemosError:
+        """Return the same error naming the batch item (0-based) that caused it."""
+        return type(self)(f"item {index}: {self.message}", **{**self.extra, "index": index})
+
+    def problem(self) -> dict[str, Any]:
+        """Return the RFC 9457 problem body."""
+        return {
+            "type": f"urn:memos:problem:{self.code}",
+            "title": type(self).__name__,
+            "status": self.status,
+            "detail": self.message,
+            "code": self.code,
+            **self.extra,
+        }
+
+
+class InvalidInput(MemosError):
+    """A request that can never succeed as it stands."""
+
+    status = 422
+    code = "invalid-input"
+
+
+class InvalidText(InvalidInput):
+    """Text that cannot be stored: empty, with NUL or lone surrogates, or over the size limit."""
+
+    code = "invalid-text"
+
+
+class InvalidFilter(InvalidInput):
+    """A filter outside the grammar of :mod:`memos.plaintext.filters`."""
+
+    code = "invalid-filter"
+
+
+class ImportRefused(InvalidInput):
+    """A strict import met a malformed line; nothing was imported."""
+
+    code = "import-refused"
+
+
+class NotFound(MemosError):
+    """No such memory, job or run in this namespace."""
+
+    status = 404
+    code = "not-found"
+
+
+class Conflict(MemosError):
+    """The request contradicts the present state."""
+
+    status = 409
+    code = "conflict"
+
+
+class VersionConflict(Conflict):
+    """``expected_version`` is not the current version; ``extra['current_version']`` is."""
+
+    code = "version-conflict"
+
+
+class IllegalTransition(Conflict):
+    """A cube may not move between these two states."""
+
+    code = "illegal-transition"
+
+
+class IdempotencyConflict(Conflict):
+    """The idempotency key was used before with a different request."""
+
+    code = "idempotency-conflict"
+
+
+class EmbedderMismatch(Conflict):
+    """The configured embedder is not the one that made the stored vectors."""
+
+    code = "embedder-mismatch"
+
+
+class StoreError(MemosError):
+    """The store cannot serve the request."""
+
+    code = "store-error"
+
+
+class StoreInUse(StoreError):
+    """Another process has the embedded data directory open."""
+
+    status = 423
+    code = "store-in-use"
+
+
+class StoreTooNew(StoreError):
+    """The data was written by a newer version of this package."""
+
+    status = 409
+    code = "store-too-new"
+
+
+class StoreFull(StoreError):
+    """No space left for the write; nothing of it was stored."""
+
+    status = 507
+    code = "store-full"
+
+
+class StoreUnavailable(StoreError):
+    """The database cannot be reached or is locked."""
+
+    status = 503
+    code = "store-unavailable"
+
+
+class StoreClosed(StoreError):
+    """The store was used after ``close()``."""
+
+    status = 409
+    code = "store-closed"
+
+
+class EmbedderUnavailable(StoreError):
+    """The embedding model cannot be loaded, or its endpoint does not answer."""
+
+    status = 503
+    code = "embedder-unavailable"

@@ -1,0 +1,1 @@
+"""Notes: analysis, recall and what surrounds them."""

@@ -1,0 +1,60 @@
+"""Near-duplicates among ranked memories: one of them is enough."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memos.plaintext.analysis import words
+
+#: Both must hold. The cosine alone would take "on 5 May" and "on 6 May" for one memory.
+SAME_VECTOR = 0.95
+SAME_WORDS = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Collapsed:
+    """Position of a kept item and of the later ones that say the same."""
+
+    kept: int
+    duplicates: tuple[int, ...]
+
+
+def collapse(items: Sequence[tuple[str, NDArray[np.float32]]], limit: int) -> list[Collapsed]:
+    """Group ``(text, unit vector)`` items, best first, until ``limit`` groups are found.
+
+    Two items are the same when their vectors agree (:data:`SAME_VECTOR`), nine tenths of their words are common, and
+    they hold the same numbers.
+    """
+    kept: list[int] = []
+    duplicates: dict[int, list[int]] = {}
+    bags = [frozenset(words(text)) for text, _ in items]
+    for index, (_, vector) in enumerate(items):
+        twin = _twin(index, vector, kept, items, bags)
+        if twin is not None:
+            duplicates[twin].append(index)
+        elif len(kept) < limit:
+            kept.append(index)
+            duplicates[index] = []
+    return [Collapsed(index, tuple(duplicates[index])) for index in kept]
+
+
+def _twin(
+    index: int,
+    vector: NDArray[np.float32],
+    kept: Sequence[int],
+    items: Sequence[tuple[str, NDArray[np.float32]]],
+    bags: Sequence[frozenset[str]],
+) -> int | None:
+    for other in kept:
+        if _same_words(bags[index], bags[other]) and float(vector @ items[other][1]) >= SAME_VECTOR:
+            return other
+    return None
+
+
+def _same_words(one: frozenset[str], other: frozenset[str]) -> bool:
+    common, union = len(one & other), len(one | other)
+    return common >= SAME_WORDS * union and not any(word.isdigit() for word in one ^ other)

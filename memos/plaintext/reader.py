@@ -1,0 +1,202 @@
+"""Reading memories: recall, and the plain look-ups."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection
+
+from memos.clock import now_us
+from memos.cube import CubeVersion, Link, MemCube, Scope
+from memos.embedding.base import Embedder
+from memos.embedding.serving import ServingEmbedder, active
+from memos.errors import NotFound, StoreUnavailable
+from memos.plaintext import filters as filter_grammar
+from memos.plaintext.filters import AllOf, Condition, Test
+from memos.plaintext.question import Question, understand
+from memos.plaintext.ranking import CANDIDATES, Query, Ranking, Rows, rank, scan
+from memos.plaintext.recall import (
+    SPARE,
+    RecallRequest,
+    RecallResult,
+    context,
+    follow_links,
+    found,
+    head,
+    hits,
+    visible,
+)
+from memos.store import namespaces
+from memos.store.cubes import CubeRepository
+from memos.store.database import Database
+from memos.store.namespaces import Namespace
+from memos.store.relay import collection_name
+from memos.store.scoped import locate
+from memos.store.vector_index import VectorIndex
+from memos.store.view import NONE, NamespaceView
+from memos.store.views import ViewCache
+
+logger = logging.getLogger(__name__)
+
+
+class NoteReader:
+    """Answers questions from the views; falls back to exact scans whenever the vector index cannot help."""
+
+    def __init__(self, database: Database, embedder: ServingEmbedder, index: VectorIndex, views: ViewCache) -> None:
+        self._database = database
+        self._embedder = embedder
+        self._index = index
+        self._views = views
+
+    def recall(self, scope: Scope, request: RecallRequest, filters: Mapping[str, Any] | None) -> RecallResult:
+        """Return the memories of the scope that answer a question."""
+        condition = _narrowed(filter_grammar.parse(filters), scope)
+        return self._embedder.steady(lambda embedder: self._recall(scope, request, condition, embedder))
+
+    def _recall(
+        self, scope: Scope, request: RecallRequest, condition: Condition | None, embedder: Embedder
+    ) -> RecallResult:
+        clock = Stopwatch()
+        with self._opened(scope, embedder) as opened:
+            if opened is None:
+                return RecallResult(hits=(), context="")
+            question = understand(request.query, opened.view, request.reference)
+        clock.lap("understand")
+        vector = embedder.embed([question.bare])[0]  # between two snapshots: no lock is held while a model runs
+        clock.lap("embed")
+        with self._opened(scope, embedder) as opened:
+            if opened is None:
+                return RecallResult(hits=(), context="")
+            clock.lap("view")
+            ranking = self._rank(opened, request, condition, question, vector)
+            clock.lap("rank")
+            result = _answer(opened, ranking, request, embedder)
+            clock.lap("content")
+        return result.model_copy(update={"timings": clock.laps}) if request.explain else result
+
+    def get(self, tenant: str, cube_id: str, user_id: str | None) -> MemCube:
+        """Return one memory; raise :class:`NotFound`."""
+        with self._database.read() as connection:
+            scope, repository = _home(connection, tenant, cube_id, user_id)
+            return repository.get([cube_id], scope)[cube_id]
+
+    def page(self, scope: Scope, after: str | None, limit: int) -> list[MemCube]:
+        """Return up to ``limit`` memories in the order they were stored, beginning after id ``after``."""
+        with self._database.read() as connection:
+            namespace = namespaces.find(connection, scope)
+            return [] if namespace is None else CubeRepository(connection, namespace.id).page(scope, after, limit)
+
+    def history(self, tenant: str, cube_id: str, user_id: str | None) -> list[CubeVersion]:
+        """Return every version of a memory, oldest first."""
+        with self._database.read() as connection:
+            return _home(connection, tenant, cube_id, user_id)[1].history(cube_id)
+
+    def links(self, tenant: str, cube_id: str, user_id: str | None) -> list[Link]:
+        """Return every link of a memory, strongest first."""
+        with self._database.read() as connection:
+            return _home(connection, tenant, cube_id, user_id)[1].links([cube_id])
+
+    # ------------------------------------------------------------ inside
+
+    @contextmanager
+    def _opened(self, scope: Scope, embedder: Embedder) -> Iterator[_Opened | None]:
+        """Open one snapshot of the scope's namespace with its view held, ``None`` where nothing was ever stored."""
+        with self._database.read() as connection:
+            row = active(connection, embedder)
+            namespace = namespaces.find(connection, scope)
+            if row is None or namespace is None:
+                yield None
+                return
+            view = self._views.current(connection, namespace, row)
+            with view.lock:
+                yield _Opened(connection, namespace, view)
+
+    def _rank(
+        self,
+        opened: _Opened,
+        request: RecallRequest,
+        condition: Condition | None,
+        question: Question,
+        vector: NDArray[np.float32],
+    ) -> Ranking:
+        view = opened.view
+        allowed = visible(view, request, condition, now_us())
+        whole = condition is None and request.as_of is None
+        nearest = self._nearest(opened, vector, allowed) if whole else None
+        speaker = NONE if question.speaker is None else view.speakers.get(question.speaker, NONE)
+        query = Query(vector, question.terms, speaker, question.periods)
+        return head(rank(view, query, allowed, nearest), request.top_k + SPARE)
+
+    def _nearest(self, opened: _Opened, vector: NDArray[np.float32], allowed: NDArray[np.bool_]) -> Rows | None:
+        """Return dense candidates from the vector index plus an exact scan of what it has not taken in yet."""
+        namespace, view = opened.namespace, opened.view
+        if namespace.collection != collection_name(namespace.id, view.embedder_id):
+            return None
+        try:
+            ids = self._index.nearest(namespace.collection, vector, CANDIDATES)
+        except StoreUnavailable as error:
+            logger.warning("recall scans exactly instead: %s", error)
+            return None
+        known = np.array([view.row_of[cube_id] for cube_id in ids if cube_id in view.row_of], np.int64)
+        pending = scan(view, vector, np.flatnonzero(allowed & (view.row_revision > namespace.indexed_revision)))
+        return np.union1d(known[allowed[known]], pending)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A namespace in one snapshot, with its view."""
+
+    connection: Connection
+    namespace: Namespace
+    view: NamespaceView
+
+
+def _answer(opened: _Opened, ranking: Ranking, request: RecallRequest, embedder: Embedder) -> RecallResult:
+    view = opened.view
+    repository = CubeRepository(opened.connection, opened.namespace.id)
+    ids = [view.cube_ids[row] for row in ranking.rows.tolist()]
+    links = repository.links(ids)
+    if links:
+        ranking = follow_links(ranking, links, view)
+    chosen = hits(view, found(view, ranking, repository.content(ids)), links, request)
+    return RecallResult(hits=chosen, context=context(chosen, request.max_tokens, embedder.count_tokens))
+
+
+class Stopwatch:
+    """Milliseconds between laps."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Record the time since the lap before."""
+        now = time.perf_counter()
+        self.laps[name] = (now - self._last) * 1e3
+        self._last = now
+
+
+def _narrowed(condition: Condition | None, scope: Scope) -> Condition | None:
+    """Add the scope's agent and run to a filter."""
+    named = {"agent_id": scope.agent_id, "run_id": scope.run_id}
+    parts: list[Condition] = [Test(field, "$eq", value) for field, value in named.items() if value is not None]
+    if condition is not None:
+        parts.append(condition)
+    return AllOf(tuple(parts)) if parts else None
+
+
+def _home(
+    connection: Connection, tenant: str, cube_id: str, user_id: str | None
+) -> tuple[Scope, CubeRepository]:
+    scope = locate(connection, tenant, cube_id, user_id)
+    namespace = namespaces.find(connection, scope)
+    if namespace is None:
+        raise NotFound(f"no memory {cube_id!r} here; it may have been forgotten")
+    return scope, CubeRepository(connection, namespace.id)

@@ -1,0 +1,172 @@
+"""Recall, top to bottom: understand, find, rank, follow links, collapse duplicates, fit the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from sqlalchemy import Row
+
+from memos.clock import from_us, to_us
+from memos.cube import Frozen, Link
+from memos.plaintext.collapse import Collapsed, collapse
+from memos.plaintext.filters import Condition
+from memos.plaintext.ranking import Ranking
+from memos.store.view import NEVER, NamespaceView
+
+#: What a linked memory inherits of the score of the one that links to it, times the strength of the link.
+LINK = 0.3
+#: Ranked memories fetched beyond ``top_k`` so that collapsed duplicates leave no gap.
+SPARE = 16
+
+Content = Mapping[tuple[str, int], Row[Any]]
+
+
+class RecallRequest(Frozen):
+    """A question with its limits. ``reference`` is the time "yesterday" counts from."""
+
+    query: str
+    top_k: int = 10
+    as_of: datetime | None = None
+    reference: datetime
+    max_tokens: int | None = None
+    explain: bool = False
+
+
+class Hit(Frozen):
+    """One recalled memory. ``why`` holds the parts of the score and collapsed duplicates under ``explain``."""
+
+    id: str
+    text: str
+    score: float
+    version: int
+    metadata: dict[str, Any]
+    links: tuple[Link, ...] = ()
+    agent_id: str | None = None
+    run_id: str | None = None
+    event_time: datetime
+    why: dict[str, Any] | None = None
+
+
+class RecallResult(Frozen):
+    """Hits best first, a text block for a prompt, and under ``explain`` the milliseconds each stage took."""
+
+    hits: tuple[Hit, ...]
+    context: str
+    timings: dict[str, float] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A ranked memory with its content, on its way to becoming a hit."""
+
+    row: int
+    key: tuple[str, int]
+    score: float
+    parts: dict[str, float]
+    content: Row[Any]
+
+
+def visible(view: NamespaceView, request: RecallRequest, condition: Condition | None, now: int) -> NDArray[np.bool_]:
+    """Return which rows recall may return, bool ``[rows]``.
+
+    Without ``as_of``: newest versions that have not expired. With it: the versions that held at that time.
+    """
+    if request.as_of is None:
+        allowed = view.current & view.recallable & (view.expires_at > now)
+    else:
+        at = to_us(request.as_of)
+        allowed = view.recallable & (view.valid_from <= at) & (at < view.valid_to) & (view.expires_at > at)
+    return allowed if condition is None else allowed & condition.mask(view.columns)
+
+
+def follow_links(ranking: Ranking, links: Sequence[Link], view: NamespaceView) -> Ranking:
+    """Add to each ranked row a share of the best score linked to it, one hop, and rank again."""
+    place = {view.cube_ids[row]: index for index, row in enumerate(ranking.rows)}
+    inherited = np.zeros(len(ranking.rows), np.float32)
+    for link in links:
+        for giver, taker in ((link.source_id, link.target_id), (link.target_id, link.source_id)):
+            if giver in place and taker in place:
+                share = LINK * link.score * ranking.scores[place[giver]]
+                inherited[place[taker]] = max(inherited[place[taker]], share)
+    scores = ranking.scores + inherited
+    order = np.argsort(-scores, kind="stable")
+    parts = {**ranking.parts, "links": inherited}
+    return Ranking(ranking.rows[order], scores[order], {name: part[order] for name, part in parts.items()})
+
+
+def found(view: NamespaceView, ranking: Ranking, content: Content) -> list[Found]:
+    """Join ranked rows with their content; a row whose content is gone is dropped."""
+    result = []
+    for index, row in enumerate(ranking.rows.tolist()):
+        key = (view.cube_ids[row], view.versions[row])
+        if key in content:
+            parts = {name: float(part[index]) for name, part in ranking.parts.items()}
+            result.append(Found(row, key, float(ranking.scores[index]), parts, content[key]))
+    return result
+
+
+def head(ranking: Ranking, count: int) -> Ranking:
+    """Return the ``count`` best of a ranking."""
+    parts = {name: part[:count] for name, part in ranking.parts.items()}
+    return replace(ranking, rows=ranking.rows[:count], scores=ranking.scores[:count], parts=parts)
+
+
+def hits(
+    view: NamespaceView, memories: Sequence[Found], links: Sequence[Link], request: RecallRequest
+) -> tuple[Hit, ...]:
+    """Collapse near-duplicates and build the hits."""
+    kept = collapse([(memory.content.text, view.vectors[memory.row]) for memory in memories], request.top_k)
+    return tuple(_hit(view, memories, links, group, explain=request.explain) for group in kept)
+
+
+def _hit(
+    view: NamespaceView, memories: Sequence[Found], links: Sequence[Link], group: Collapsed, *, explain: bool
+) -> Hit:
+    memory = memories[group.kept]
+    cube_id, version = memory.key
+    why: dict[str, Any] | None = None
+    if explain:
+        why = {"parts": memory.parts, "duplicates": [memories[other].key[0] for other in group.duplicates]}
+        if view.valid_to[memory.row] != NEVER:
+            why["valid_to"] = from_us(int(view.valid_to[memory.row])).isoformat()
+    return Hit(
+        id=cube_id,
+        text=memory.content.text,
+        score=memory.score,
+        version=version,
+        metadata=memory.content.metadata,
+        links=tuple(link for link in links if cube_id in (link.source_id, link.target_id)),
+        agent_id=view.columns.header(memory.row, "agent_id"),
+        run_id=view.columns.header(memory.row, "run_id"),
+        event_time=from_us(int(view.event_time[memory.row])),
+        why=why,
+    )
+
+
+def context(chosen: Sequence[Hit], max_tokens: int | None, count_tokens: Callable[[str], int]) -> str:
+    """Return the hits as dated lines in the order of time: the best ones that fit into ``max_tokens``.
+
+    The count covers the finished block. A hit that does not fit is left out whole; a smaller one after it may fit.
+    """
+    lines = [(hit.event_time, f"[{hit.event_time:%Y-%m-%d}] {hit.text}") for hit in chosen]
+    if max_tokens is not None:
+        lines = _fitting(lines, max_tokens, count_tokens)
+    return "\n".join(line for _, line in sorted(lines, key=lambda item: item[0]))
+
+
+def _fitting(
+    lines: Sequence[tuple[datetime, str]], budget: int, count_tokens: Callable[[str], int]
+) -> list[tuple[datetime, str]]:
+    kept = []
+    for moment, line in lines:
+        cost = count_tokens(line) + 1  # the line break
+        if cost <= budget:
+            kept.append((moment, line))
+            budget -= cost
+    return kept

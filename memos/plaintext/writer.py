@@ -1,0 +1,219 @@
+"""Writing memories: each operation is one transaction that either happens whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection
+
+from memos.clock import from_us, now_us, to_us
+from memos.config import Settings
+from memos.cube import DeletionReceipt, MemCube, NewMemory, Scope, State, move
+from memos.embedding.base import Embedder
+from memos.embedding.serving import ServingEmbedder, register
+from memos.errors import InvalidInput, NotFound, VersionConflict
+from memos.ids import new_id
+from memos.plaintext.analysis import terms
+from memos.plaintext.intake import check_metadata, check_text, speaker_of
+from memos.store import namespaces
+from memos.store.cubes import CubeRepository, Note, cube_from_note
+from memos.store.database import Database
+from memos.store.namespaces import Namespace
+from memos.store.records import OUTBOX_KEEP, Audit, Idempotency, Jobs, Outbox, request_digest
+from memos.store.scoped import locate
+
+_HOUR_US = 3_600_000_000
+
+
+class NoteWriter:
+    """Store, update, move and delete plaintext memories."""
+
+    def __init__(self, database: Database, embedder: ServingEmbedder, settings: Settings) -> None:
+        self._database = database
+        self._embedder = embedder
+        self._settings = settings
+
+    def store(self, scope: Scope, memories: Sequence[NewMemory], key: str | None) -> list[MemCube]:
+        """Write all memories or none; under an idempotency key used before, return what it made then."""
+        digest = request_digest(key, [memory.model_dump(mode="json") for memory in memories]) if key else ""
+        if key and (earlier := self._replay(scope, key, digest)) is not None:
+            return earlier
+        return self._embedder.steady(lambda embedder: self._store(scope, memories, key, digest, embedder))
+
+    def _store(
+        self, scope: Scope, memories: Sequence[NewMemory], key: str | None, digest: str, embedder: Embedder
+    ) -> list[MemCube]:
+        notes = _prepare(memories, embedder)
+        ids = [note.id for note in notes]
+        with self._database.write() as connection:
+            namespace = namespaces.open_for_write(connection, scope)
+            row = register(connection, embedder)
+            if key:
+                keys = Idempotency(connection, namespace.id)
+                made = keys.replay(key, digest)  # again, now that other writers of the namespace wait
+                if made is not None:
+                    return _reread(connection, namespace, scope, made)
+                keys.remember(key, digest, ids, now_us() + self._settings.idempotency_hours * _HOUR_US)
+            CubeRepository(connection, namespace.id).insert(notes, namespace.revision, row.id)
+            namespaces.count_memories(connection, namespace.id, len(notes))
+            Audit(connection, namespace.id).add("store", ids[0] if len(ids) == 1 else None, count=len(ids))
+        return [cube_from_note(note, scope) for note in notes]
+
+    def update(
+        self,
+        scope: Scope,
+        cube_id: str,
+        text: str | None,
+        metadata: dict[str, Any] | None,
+        expected_version: int | None,
+    ) -> MemCube:
+        """Write a new version with another text or metadata (which replaces the old whole)."""
+        before = self._read(scope, cube_id)
+        _check_version(before, expected_version)
+        memory = self._revised(before, text, metadata)
+        return self._embedder.steady(lambda embedder: self._update(scope, before, memory, embedder))
+
+    def _update(self, scope: Scope, before: MemCube, memory: NewMemory, embedder: Embedder) -> MemCube:
+        cube_id = before.id
+        note = _prepare([memory], embedder)[0]
+        with self._database.write() as connection:
+            namespace = namespaces.open_for_write(connection, scope)
+            row = register(connection, embedder)
+            repository = CubeRepository(connection, namespace.id)
+            present = _one(repository, cube_id, scope)
+            # Text or metadata not given were taken from `before`: another writer must not have changed them since.
+            _check_version(present, before.version)
+            note = replace(note, valid_from=note.created_at)  # an update holds from now on, whenever it first happened
+            repository.add_version(present, note, namespace.revision, row.id, "update")
+            Audit(connection, namespace.id).add("update", cube_id, version=present.version + 1)
+            return _one(repository, cube_id, scope)
+
+    def move(self, scope: Scope, cube_id: str, target: State) -> MemCube:
+        """Move a cube to another state, if the table of legal moves allows it."""
+        with self._database.write() as connection:
+            namespace = namespaces.open_for_write(connection, scope)
+            repository = CubeRepository(connection, namespace.id)
+            cube = _one(repository, cube_id, scope)
+            repository.set_state(cube_id, move(cube.state, target), namespace.revision, now_us())
+            Audit(connection, namespace.id).add("move", cube_id, source=cube.state, target=target)
+            return _one(repository, cube_id, scope)
+
+    def forget(self, scope: Scope, cube_id: str) -> DeletionReceipt:
+        """Delete one memory with its versions, vectors and links."""
+        with self._database.write() as connection:
+            namespace = namespaces.open_for_write(connection, scope)
+            removed = CubeRepository(connection, namespace.id).delete([cube_id])
+            if not removed["cubes"]:
+                raise NotFound(f"no memory {cube_id!r} here; it may have been forgotten")
+            Outbox(connection, namespace.id).add(namespace.revision, [cube_id])
+            namespaces.count_memories(connection, namespace.id, -1)
+            _trim(connection, namespace)
+            Audit(connection, namespace.id).add("forget", cube_id)
+        return _receipt(scope, [cube_id], removed)
+
+    def forget_all(self, scope: Scope) -> DeletionReceipt:
+        """Delete every memory of the namespace, of one agent or run if the scope names one."""
+        with self._database.write() as connection:
+            namespace = namespaces.open_for_write(connection, scope)
+            repository = CubeRepository(connection, namespace.id)
+            whole = scope.agent_id is None and scope.run_id is None
+            ids = repository.ids(scope)
+            removed = repository.delete(ids)
+            Outbox(connection, namespace.id).add(namespace.revision, [] if whole else ids, clear=whole)
+            if whole:
+                removed["jobs"] = Jobs(connection, namespace.id).clear()
+                Idempotency(connection, namespace.id).clear()
+            namespaces.count_memories(connection, namespace.id, -removed["cubes"])
+            _trim(connection, namespace)
+            Audit(connection, namespace.id).add("forget_all", count=removed["cubes"])
+        return _receipt(scope, ids, removed)
+
+    # ------------------------------------------------------------ inside
+
+    def _revised(self, before: MemCube, text: str | None, metadata: dict[str, Any] | None) -> NewMemory:
+        if text is None and metadata is None:
+            raise InvalidInput("update needs a text, metadata or both")
+        return NewMemory(
+            text=before.text or "" if text is None else check_text(text, self._settings.max_text_bytes),
+            metadata=before.metadata
+            if metadata is None
+            else check_metadata(metadata, self._settings.max_metadata_bytes),
+            event_time=before.time.event_time,
+        )
+
+    def _replay(self, scope: Scope, key: str, digest: str) -> list[MemCube] | None:
+        with self._database.read() as connection:
+            namespace = namespaces.find(connection, scope)
+            if namespace is None:
+                return None
+            made = Idempotency(connection, namespace.id).replay(key, digest)
+            return None if made is None else _reread(connection, namespace, scope, made)
+
+    def _read(self, scope: Scope, cube_id: str) -> MemCube:
+        with self._database.read() as connection:
+            locate(connection, scope.tenant, cube_id, scope.user_id)
+            namespace = namespaces.find(connection, scope)
+            assert namespace is not None  # locate found the cube in it, in this snapshot
+            return _one(CubeRepository(connection, namespace.id), cube_id, scope)
+
+
+def _prepare(memories: Sequence[NewMemory], embedder: Embedder) -> list[Note]:
+    """Embed and analyse before the transaction, so that no lock is held meanwhile."""
+    vectors = embedder.embed([memory.text for memory in memories])
+    return [_note(memory, vector) for memory, vector in zip(memories, vectors, strict=True)]
+
+
+def _note(memory: NewMemory, vector: Any) -> Note:
+    created = now_us()
+    return Note(
+        id=new_id(),
+        memory=memory,
+        author=speaker_of(memory.text, memory.metadata),
+        digest=hashlib.sha256(memory.text.encode()).hexdigest(),
+        terms=" ".join(terms(memory.text)),
+        vector=vector,
+        created_at=created,
+        valid_from=to_us(memory.event_time) if memory.event_time else created,
+    )
+
+
+def _one(repository: CubeRepository, cube_id: str, scope: Scope) -> MemCube:
+    cube = repository.get([cube_id], scope).get(cube_id)
+    if cube is None:
+        raise NotFound(f"no memory {cube_id!r} here; it may have been forgotten")
+    return cube
+
+
+def _reread(connection: Connection, namespace: Namespace, scope: Scope, ids: Sequence[str]) -> list[MemCube]:
+    present = CubeRepository(connection, namespace.id).get(ids, scope)
+    gone = [cube_id for cube_id in ids if cube_id not in present]
+    if gone:
+        raise NotFound(f"the memory made under this idempotency key, {gone[0]!r}, was forgotten since")
+    return [present[cube_id] for cube_id in ids]
+
+
+def _check_version(cube: MemCube, expected: int | None) -> None:
+    if expected is not None and expected != cube.version:
+        raise VersionConflict(
+            f"memory {cube.id!r} is at version {cube.version}, not {expected}; read it again and repeat the change",
+            current_version=cube.version,
+        )
+
+
+def _trim(connection: Connection, namespace: Namespace) -> None:
+    """Drop deletion records that every index has followed and no recent view still needs."""
+    until = namespace.revision - OUTBOX_KEEP
+    if namespace.collection is not None:
+        until = min(until, namespace.indexed_revision)
+    if until > namespace.floor_revision:
+        Outbox(connection, namespace.id).trim(until)
+        namespaces.raise_floor(connection, namespace.id, until)
+
+
+def _receipt(scope: Scope, ids: Sequence[str], removed: dict[str, int]) -> DeletionReceipt:
+    return DeletionReceipt(
+        id=new_id(), user_id=scope.user_id, cube_ids=tuple(ids), removed=removed, deleted_at=from_us(now_us())
+    )

@@ -1,0 +1,1 @@
+"""SQL truth, repositories, vector index, lexical index and outbox."""

@@ -1,0 +1,411 @@
+"""Cubes, their versions, vectors, lineage and links, within one namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Row, Select, and_, func, or_
+
+from memos.clock import from_us, maybe_from_us, to_us
+from memos.cube import CubeVersion, Link, MemCube, NewMemory, Scope, State
+from memos.store.schema import cubes, links, parents, vectors, versions
+from memos.store.scoped import ScopedRepository
+
+IN_CHUNK = 500  # bound variables per IN list; SQLite's compiled limit is far above, its planner's comfort is not
+FLOAT32 = np.dtype("<f4")
+
+_HEADER = tuple(column for column in cubes.c if column.name not in {"namespace_id", "revision"})
+_CONTENT = (
+    versions.c.text,
+    versions.c.digest,
+    versions.c.metadata,
+    versions.c.title,
+    versions.c.keywords,
+    versions.c.tags,
+    versions.c.context,
+    versions.c.language,
+    versions.c.event_time,
+    versions.c.valid_from,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A plaintext memory ready to be written: checked, analysed and embedded.
+
+    ``vector`` is float32 ``[dimension]`` of unit length; ``terms`` are space-separated stems.
+    """
+
+    id: str
+    memory: NewMemory
+    author: str | None
+    digest: str
+    terms: str
+    vector: NDArray[np.float32]
+    created_at: int
+    valid_from: int
+
+
+class CubeRepository(ScopedRepository):
+    """Reads and writes the cubes of one namespace."""
+
+    # ------------------------------------------------------------ writing
+
+    def insert(self, notes: Sequence[Note], revision: int, embedder_id: int) -> None:
+        """Write new notes as version 1."""
+        self._insert(cubes, [_cube_row(note, revision) for note in notes])
+        self._insert(versions, [_first_version(note) for note in notes])
+        self._insert(vectors, [_vector_row(note.id, 1, embedder_id, note.vector) for note in notes])
+
+    def add_version(self, cube: MemCube, note: Note, revision: int, embedder_id: int, reason: str) -> None:
+        """Write ``note`` as the version after ``cube.version`` and point the header at it."""
+        version = cube.version + 1
+        row = {**_first_version(note), "version": version, "cube_id": cube.id, "reason": reason}
+        self._insert(versions, [row])
+        self._insert(vectors, [_vector_row(cube.id, version, embedder_id, note.vector)])
+        self._change(cube.id, revision, version=version, updated_at=note.created_at)
+
+    def set_state(self, cube_id: str, state: State, revision: int, at: int) -> None:
+        """Record a state move that :func:`memos.cube.move` has allowed."""
+        self._change(cube_id, revision, state=state.value, updated_at=at)
+
+    def set_expiry(self, cube_id: str, expires_at: int | None, revision: int) -> None:
+        """Change when a cube expires."""
+        self._change(cube_id, revision, expires_at=expires_at)
+
+    def _change(self, cube_id: str, revision: int, **values: Any) -> None:
+        statement = self._update(cubes).where(cubes.c.id == cube_id).values(revision=revision, **values)
+        self.connection.execute(statement)
+
+    def add_vectors(self, rows: Iterable[tuple[str, int, NDArray[np.float32]]], embedder_id: int) -> None:
+        """Write vectors of another embedder beside the present ones, as ``(cube id, version, vector)``."""
+        self._insert(vectors, [_vector_row(*row[:2], embedder_id, row[2]) for row in rows])
+
+    def drop_vectors(self, keep_embedder_id: int) -> None:
+        """Remove the vectors of every embedder but one."""
+        self.connection.execute(self._delete(vectors).where(vectors.c.embedder_id != keep_embedder_id))
+
+    def delete(self, cube_ids: Sequence[str]) -> dict[str, int]:
+        """Remove cubes with everything hanging on them; return the rows removed by table."""
+        removed = {"cubes": 0, "versions": 0, "vectors": 0, "links": 0}
+        for chunk in _chunks(cube_ids):
+            removed["links"] += self._remove(
+                self._delete(links).where(or_(links.c.source_id.in_(chunk), links.c.target_id.in_(chunk)))
+            )
+            self._remove(self._delete(parents).where(parents.c.cube_id.in_(chunk)))
+            removed["vectors"] += self._remove(self._delete(vectors).where(vectors.c.cube_id.in_(chunk)))
+            removed["versions"] += self._remove(self._delete(versions).where(versions.c.cube_id.in_(chunk)))
+            removed["cubes"] += self._remove(self._delete(cubes).where(cubes.c.id.in_(chunk)))
+        return removed
+
+    def _remove(self, statement: Any) -> int:
+        return int(self.connection.execute(statement).rowcount)
+
+    # ------------------------------------------------------------ reading
+
+    def get(self, cube_ids: Sequence[str], scope: Scope) -> dict[str, MemCube]:
+        """Return the cubes found among ``cube_ids``, by id."""
+        found = {}
+        for chunk in _chunks(cube_ids):
+            for row in self.connection.execute(self._with_content().where(cubes.c.id.in_(chunk))):
+                found[row.id] = cube_from_row(row, scope)
+        return found
+
+    def ids(self, scope: Scope) -> list[str]:
+        """Return every cube id, in order of creation, narrowed to the scope's agent and run if named."""
+        return list(self.connection.scalars(_narrow(self._select(cubes, cubes.c.id).order_by(cubes.c.id), scope)))
+
+    def page(self, scope: Scope, after: str | None, limit: int) -> list[MemCube]:
+        """Return up to ``limit`` cubes with ids above ``after``, narrowed to the scope's agent and run if named."""
+        statement = _narrow(self._with_content().order_by(cubes.c.id).limit(limit), scope)
+        if after is not None:
+            statement = statement.where(cubes.c.id > after)
+        return [cube_from_row(row, scope) for row in self.connection.execute(statement)]
+
+    def history(self, cube_id: str) -> list[CubeVersion]:
+        """Return all versions of one cube, oldest first."""
+        statement = self._select(versions).where(versions.c.cube_id == cube_id).order_by(versions.c.version)
+        return [_version_from_row(row) for row in self.connection.execute(statement)]
+
+    def links(self, cube_ids: Sequence[str]) -> list[Link]:
+        """Return every link that touches one of ``cube_ids``, strongest first."""
+        statement = (
+            self._select(links)
+            .where(or_(links.c.source_id.in_(cube_ids), links.c.target_id.in_(cube_ids)))
+            .order_by(links.c.score.desc())
+        )
+        return [_link_from_row(row) for row in self.connection.execute(statement)]
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of rows by table, and the bytes of text and vectors."""
+        count = {}
+        for name, table in (("cubes", cubes), ("versions", versions), ("vectors", vectors), ("links", links)):
+            count[name] = self.connection.scalar(self._select(table, func.count())) or 0
+        sizes = self._select(versions, func.coalesce(func.sum(func.length(versions.c.text)), 0))
+        count["text_characters"] = int(self.connection.scalar(sizes) or 0)
+        return count
+
+    def content(self, cube_ids: Sequence[str]) -> dict[tuple[str, int], Row[Any]]:
+        """Return text and metadata of all versions of the given cubes, by ``(cube id, version)``."""
+        columns = (versions.c.cube_id, versions.c.version, versions.c.text, versions.c.metadata)
+        statement = self._select(versions, *columns).where(versions.c.cube_id.in_(cube_ids))
+        return {(row.cube_id, row.version): row for row in self.connection.execute(statement)}
+
+    # ------------------------------------------------------------ change feed
+
+    def entries(self, since: int, embedder_id: int) -> Iterator[Row[Any]]:
+        """Yield one row per version of every cube changed after revision ``since``, in order of creation.
+
+        This is what recall views are built from. ``vector`` is ``None`` where this embedder has not made one yet.
+        """
+        columns = (
+            versions.c.cube_id,
+            versions.c.version,
+            cubes.c.version.label("current"),
+            cubes.c.revision,
+            cubes.c.state,
+            cubes.c.agent_id,
+            cubes.c.run_id,
+            cubes.c.created_at,
+            cubes.c.valid_to,
+            cubes.c.expires_at,
+            versions.c.event_time,
+            versions.c.valid_from,
+            versions.c.metadata,
+            versions.c.terms,
+            versions.c.digest,
+            cubes.c.author,
+            versions.c.text.like("%?").label("asks"),
+            vectors.c.vector,
+        )
+        made = and_(
+            vectors.c.cube_id == versions.c.cube_id,
+            vectors.c.version == versions.c.version,
+            vectors.c.embedder_id == embedder_id,
+        )
+        statement = (
+            self._select(cubes, *columns)
+            .join_from(cubes, versions, versions.c.cube_id == cubes.c.id)
+            .outerjoin(vectors, made)
+            .order_by(versions.c.cube_id, versions.c.version)
+        )
+        if since:
+            statement = statement.where(cubes.c.revision > since)
+        yield from self.connection.execute(statement)
+
+    def current_vectors(self, since: int, until: int, embedder_id: int) -> tuple[list[str], NDArray[np.float32]]:
+        """Return ids and float32 ``[n, dimension]`` vectors of cubes changed in revisions ``(since, until]``."""
+        statement = (
+            self._select(cubes, cubes.c.id, vectors.c.vector)
+            .join_from(
+                cubes, vectors, and_(vectors.c.cube_id == cubes.c.id, vectors.c.version == cubes.c.version)
+            )
+            .where(vectors.c.embedder_id == embedder_id, cubes.c.revision > since, cubes.c.revision <= until)
+            .order_by(cubes.c.id)
+        )
+        rows = self.connection.execute(statement).all()
+        matrix = np.frombuffer(b"".join(row.vector for row in rows), dtype=FLOAT32)
+        return [row.id for row in rows], matrix.reshape(len(rows), -1) if rows else matrix.reshape(0, 0)
+
+    def existing(self, cube_ids: Sequence[str]) -> set[str]:
+        """Return which of ``cube_ids`` are still there."""
+        present: set[str] = set()
+        for chunk in _chunks(cube_ids):
+            present.update(self.connection.scalars(self._select(cubes, cubes.c.id).where(cubes.c.id.in_(chunk))))
+        return present
+
+    def unembedded(self, embedder_id: int, limit: int) -> list[tuple[str, int, str]]:
+        """Return up to ``limit`` versions this embedder has no vector of, as ``(cube id, version, text)``."""
+        made = and_(
+            vectors.c.cube_id == versions.c.cube_id,
+            vectors.c.version == versions.c.version,
+            vectors.c.embedder_id == embedder_id,
+        )
+        statement = (
+            self._select(versions, versions.c.cube_id, versions.c.version, versions.c.text)
+            .outerjoin_from(versions, vectors, made)
+            .where(vectors.c.cube_id.is_(None))
+            .limit(limit)
+        )
+        return [(row.cube_id, row.version, row.text) for row in self.connection.execute(statement)]
+
+    def _with_content(self) -> Select[Any]:
+        current = and_(versions.c.cube_id == cubes.c.id, versions.c.version == cubes.c.version)
+        return self._select(cubes, *_HEADER, *_CONTENT).join_from(cubes, versions, current)
+
+
+# ---------------------------------------------------------------- rows to values and back
+
+
+def cube_from_row(row: Row[Any], scope: Scope) -> MemCube:
+    """Build a plaintext cube from a header row joined with its current version."""
+    namespace = {"tenant": scope.tenant, "user_id": scope.user_id}
+    return MemCube.model_validate(
+        {
+            "id": row.id,
+            "scope": {**namespace, "agent_id": row.agent_id, "run_id": row.run_id},
+            "kind": row.kind,
+            "state": row.state,
+            "version": row.version,
+            "digest": row.digest,
+            "text": row.text,
+            "metadata": row.metadata,
+            "descriptor": {
+                "title": row.title,
+                "keywords": row.keywords,
+                "tags": row.tags,
+                "context": row.context,
+                "language": row.language,
+            },
+            "time": {
+                "created_at": from_us(row.created_at),
+                "updated_at": from_us(row.updated_at),
+                "event_time": maybe_from_us(row.event_time),
+                "valid_from": from_us(row.valid_from),
+                "valid_to": maybe_from_us(row.valid_to),
+                "expires_at": maybe_from_us(row.expires_at),
+            },
+            "provenance": {"source": row.source, "author": row.author, "infer": row.infer},
+            "governance": {
+                "sensitivity": row.sensitivity,
+                "pinned": row.pinned,
+                "frozen": row.frozen,
+                "acl": row.acl,
+            },
+            "behaviour": {
+                "recall_count": row.recall_count,
+                "last_recalled_at": maybe_from_us(row.last_recalled_at),
+                "heat": row.heat,
+            },
+        }
+    )
+
+
+def cube_from_note(note: Note, scope: Scope) -> MemCube:
+    """Build the cube that :meth:`CubeRepository.insert` has just written, without reading it back."""
+    memory = note.memory
+    return MemCube.model_validate(
+        {
+            "id": note.id,
+            "scope": {
+                "tenant": scope.tenant,
+                "user_id": scope.user_id,
+                "agent_id": memory.agent_id,
+                "run_id": memory.run_id,
+            },
+            "state": _first_state(memory),
+            "version": 1,
+            "digest": note.digest,
+            "text": memory.text,
+            "metadata": memory.metadata,
+            "time": {
+                "created_at": from_us(note.created_at),
+                "updated_at": from_us(note.created_at),
+                "event_time": memory.event_time,
+                "valid_from": from_us(note.valid_from),
+                "expires_at": memory.expires_at,
+            },
+            "provenance": {"source": memory.source, "author": note.author, "infer": memory.infer},
+        }
+    )
+
+
+def _first_state(memory: NewMemory) -> State:
+    """A memory whose notes are still to be constructed starts as ``generated``; it can be recalled at once."""
+    return State.GENERATED if memory.infer else State.ACTIVATED
+
+
+def _cube_row(note: Note, revision: int) -> dict[str, Any]:
+    memory = note.memory
+    return {
+        "id": note.id,
+        "kind": "plaintext",
+        "state": _first_state(memory).value,
+        "version": 1,
+        "revision": revision,
+        "agent_id": memory.agent_id,
+        "run_id": memory.run_id,
+        "source": memory.source,
+        "author": note.author,
+        "infer": memory.infer,
+        "sensitivity": "normal",
+        "pinned": False,
+        "frozen": False,
+        "acl": [],
+        "created_at": note.created_at,
+        "updated_at": note.created_at,
+        "valid_to": None,
+        "expires_at": to_us(memory.expires_at) if memory.expires_at else None,
+        "recall_count": 0,
+        "last_recalled_at": None,
+        "heat": 0.0,
+    }
+
+
+def _first_version(note: Note) -> dict[str, Any]:
+    memory = note.memory
+    return {
+        "cube_id": note.id,
+        "version": 1,
+        "text": memory.text,
+        "terms": note.terms,
+        "digest": note.digest,
+        "metadata": memory.metadata,
+        "title": None,
+        "keywords": [],
+        "tags": [],
+        "context": None,
+        "language": None,
+        "event_time": to_us(memory.event_time) if memory.event_time else None,
+        "valid_from": note.valid_from,
+        "author": None,
+        "reason": None,
+        "created_at": note.created_at,
+    }
+
+
+def _vector_row(cube_id: str, version: int, embedder_id: int, vector: NDArray[np.float32]) -> dict[str, Any]:
+    data = vector.astype(FLOAT32, copy=False).tobytes()
+    return {"cube_id": cube_id, "version": version, "embedder_id": embedder_id, "vector": data}
+
+
+def _version_from_row(row: Row[Any]) -> CubeVersion:
+    return CubeVersion(
+        cube_id=row.cube_id,
+        version=row.version,
+        text=row.text,
+        metadata=row.metadata,
+        digest=row.digest,
+        author=row.author,
+        reason=row.reason,
+        created_at=from_us(row.created_at),
+        valid_from=from_us(row.valid_from),
+    )
+
+
+def _link_from_row(row: Row[Any]) -> Link:
+    return Link(
+        source_id=row.source_id,
+        target_id=row.target_id,
+        type=row.type,
+        score=row.score,
+        author=row.author,
+        created_at=from_us(row.created_at),
+    )
+
+
+def _narrow(statement: Select[Any], scope: Scope) -> Select[Any]:
+    if scope.agent_id is not None:
+        statement = statement.where(cubes.c.agent_id == scope.agent_id)
+    if scope.run_id is not None:
+        statement = statement.where(cubes.c.run_id == scope.run_id)
+    return statement
+
+
+def _chunks(items: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(items), IN_CHUNK):
+        yield items[start : start + IN_CHUNK]

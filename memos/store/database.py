@@ -1,0 +1,165 @@
+"""Engine, transactions and migrations for SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+
+from memos.errors import StoreFull, StoreTooNew, StoreUnavailable
+from memos.store.revision import HEAD, KNOWN
+
+WRITE = "memos_write"
+BUSY_TIMEOUT_MS = 10_000
+#: SQLSTATE 53100 disk_full; SQLite's SQLITE_FULL and the write errors a full or capped file system gives.
+FULL_MARKS = ("database or disk is full", "53100", "No space left on device", "could not extend file")
+
+
+class Database:
+    """One SQL database: ``read()`` and ``write()`` transactions, migrated to the present schema on opening.
+
+    SQLite runs in WAL mode with ``synchronous=FULL`` (an acknowledged write survives power loss) and
+    ``secure_delete`` (forgotten text is overwritten, not just unlinked).
+    """
+
+    def __init__(self, url: str, *, migrate: bool = True) -> None:
+        self.url = make_url(url)
+        self.engine = _create(url)
+        snapshot = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        self._reader = self.engine.execution_options(**snapshot)
+        if migrate:
+            with translated():
+                upgrade(self.engine)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is the embedded database."""
+        return self.url.get_backend_name() == "sqlite"
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Open a consistent snapshot for reading."""
+        with translated(), self._reader.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Open a write transaction: committed when the block ends, rolled back on any error."""
+        with translated(), self.engine.connect().execution_options(**{WRITE: True}) as connection:
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def lease(self, name: str) -> Iterator[bool]:
+        """Yield whether this process alone may do what ``name`` stands for, until the block ends.
+
+        PostgreSQL keeps the lease as an advisory lock of the session; the embedded store has one process anyway.
+        """
+        if self.is_sqlite:
+            yield True
+            return
+        with translated(), self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            granted = bool(connection.scalar(text("SELECT pg_try_advisory_lock(hashtext(:name))"), {"name": name}))
+            try:
+                yield granted
+            finally:
+                if granted:
+                    connection.execute(text("SELECT pg_advisory_unlock(hashtext(:name))"), {"name": name})
+
+    def scrub(self) -> None:
+        """Empty the write-ahead log so that forgotten text is on no page of any file (SQLite; elsewhere a no-op)."""
+        if self.is_sqlite:
+            with translated(), self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn driver errors of a lost or full database into this project's errors."""
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        raise _translate(error) from error
+
+
+def _translate(error: DBAPIError) -> StoreFull | StoreUnavailable:
+    message = str(error.orig)
+    code = getattr(error.orig, "sqlstate", None) or ""
+    if any(mark in message or mark == code for mark in FULL_MARKS):
+        return StoreFull("no space left in the store; nothing of this write was kept. Free some space and repeat it.")
+    return StoreUnavailable(f"the database does not answer: {message.strip()}")
+
+
+def _create(url: str) -> Engine:
+    backend = make_url(url).get_backend_name()
+    if backend == "sqlite":
+        engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    return create_engine(url, pool_pre_ping=True)
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # SQLAlchemy's begin event issues BEGIN, so that writers lock at once
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writing = connection.get_execution_options().get(WRITE, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+# ---------------------------------------------------------------- migrations
+
+
+def migrations_folder() -> Path:
+    """Return the Alembic folder: inside the wheel, or at the root of a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    packaged = package / "_migrations"
+    return packaged if packaged.is_dir() else package.parent / "migrations"
+
+
+def upgrade(engine: Engine) -> None:
+    """Bring the schema to the newest revision; refuse one written by a newer version of this package."""
+    current = current_revision(engine)
+    if current == HEAD:
+        return
+    if current is not None and current not in KNOWN:
+        raise StoreTooNew(
+            f"this store has schema {current!r}, written by a newer version of agent-memos; "
+            f"this version knows up to {HEAD!r}. Upgrade the package; nothing was changed."
+        )
+    _upgrade(engine)
+
+
+def current_revision(engine: Engine) -> str | None:
+    """Return the schema revision a database is at, ``None`` for an empty one."""
+    with engine.connect() as connection:
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        return None if revision is None else str(revision)
+
+
+def _upgrade(engine: Engine) -> None:
+    from alembic import command  # only a new or old store pays for this import
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations_folder()))
+    with engine.connect().execution_options(**{WRITE: True}) as connection, connection.begin():
+        if engine.dialect.name == "postgresql":  # two servers may start at once
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('memos-migrations'))")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

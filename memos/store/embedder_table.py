@@ -1,0 +1,54 @@
+"""Which embedders have made vectors in this store, and which one serves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from memos.clock import now_us
+from memos.store.schema import embedders
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedderRow:
+    """An embedder known to the store. ``dimension`` counts float32 elements per vector."""
+
+    id: int
+    identity: str
+    dimension: int
+    active: bool
+
+
+_COLUMNS = (embedders.c.id, embedders.c.identity, embedders.c.dimension, embedders.c.active)
+
+
+def active(connection: Connection) -> EmbedderRow | None:
+    """Return the embedder whose vectors serve recall, or ``None`` in an empty store."""
+    row = connection.execute(select(*_COLUMNS).where(embedders.c.active)).mappings().first()
+    return None if row is None else EmbedderRow(**row)
+
+
+def register(connection: Connection, identity: str, dimension: int) -> EmbedderRow:
+    """Return the row for ``identity``, added if new; the first one ever becomes active."""
+    known = connection.execute(select(*_COLUMNS).where(embedders.c.identity == identity)).mappings().first()
+    if known is not None:
+        return EmbedderRow(**known)
+    row = {
+        "identity": identity,
+        "dimension": dimension,
+        "active": active(connection) is None,
+        "created_at": now_us(),
+    }
+    key = connection.execute(insert(embedders).values(row).returning(embedders.c.id)).scalar_one()
+    return EmbedderRow(id=key, identity=identity, dimension=dimension, active=bool(row["active"]))
+
+
+def activate(connection: Connection, embedder_id: int) -> None:
+    """Make one embedder the serving one."""
+    connection.execute(update(embedders).values(active=embedders.c.id == embedder_id))
+
+
+def remove_others(connection: Connection, embedder_id: int) -> None:
+    """Drop the rows of all embedders but one; their vectors must be gone already."""
+    connection.execute(delete(embedders).where(embedders.c.id != embedder_id))

@@ -1,0 +1,102 @@
+"""Outbox, audit and idempotency rows, within one namespace."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from memos.clock import now_us
+from memos.errors import IdempotencyConflict
+from memos.store.schema import audit, idempotency, jobs, outbox
+from memos.store.scoped import ScopedRepository
+
+#: Deletion records kept for readers that lag behind; one further behind reloads instead.
+OUTBOX_KEEP = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """One deletion that indexes must follow; ``cube_ids`` is empty when the whole namespace was cleared."""
+
+    revision: int
+    clear: bool
+    cube_ids: tuple[str, ...]
+
+
+class Outbox(ScopedRepository):
+    """The deletion half of the change feed."""
+
+    def add(self, revision: int, cube_ids: Sequence[str], *, clear: bool = False) -> None:
+        """Record a deletion in the transaction that makes it."""
+        op = "clear" if clear else "delete"
+        row = {"revision": revision, "op": op, "cube_ids": list(cube_ids), "created_at": now_us()}
+        self._insert(outbox, [row])
+
+    def removals(self, since: int, until: int) -> list[Removal]:
+        """Return deletions of revisions ``(since, until]``, oldest first."""
+        statement = (
+            self._select(outbox, outbox.c.revision, outbox.c.op, outbox.c.cube_ids)
+            .where(outbox.c.revision > since, outbox.c.revision <= until)
+            .order_by(outbox.c.revision)
+        )
+        rows = self.connection.execute(statement)
+        return [Removal(row.revision, row.op == "clear", tuple(row.cube_ids)) for row in rows]
+
+    def trim(self, until: int) -> None:
+        """Drop records of revisions up to ``until``."""
+        self.connection.execute(self._delete(outbox).where(outbox.c.revision <= until))
+
+
+class Audit(ScopedRepository):
+    """Who did what; never content."""
+
+    def add(self, action: str, cube_id: str | None = None, **detail: Any) -> None:
+        """Append one record."""
+        row = {"action": action, "cube_id": cube_id, "detail": detail, "created_at": now_us()}
+        self._insert(audit, [row])
+
+
+class Jobs(ScopedRepository):
+    """Durable jobs of the namespace."""
+
+    def clear(self) -> int:
+        """Remove every job; return how many."""
+        return int(self.connection.execute(self._delete(jobs)).rowcount)
+
+
+class Idempotency(ScopedRepository):
+    """Which idempotency keys were used, and which cubes they made."""
+
+    def replay(self, key: str, digest: str) -> list[str] | None:
+        """Return the cube ids made under ``key``, or ``None`` if it is unused.
+
+        Raises :class:`IdempotencyConflict` when the key was used for a different request.
+        """
+        statement = self._select(idempotency, idempotency.c.digest, idempotency.c.cube_ids).where(
+            idempotency.c.key == key, idempotency.c.expires_at > now_us()
+        )
+        row = self.connection.execute(statement).first()
+        if row is None:
+            return None
+        if row.digest != digest:
+            raise IdempotencyConflict(f"idempotency key {key!r} was used with a different request; use a new key")
+        return list(row.cube_ids)
+
+    def remember(self, key: str, digest: str, cube_ids: Sequence[str], expires_at: int) -> None:
+        """Record ``key`` in the transaction that made the cubes, dropping expired keys of the namespace."""
+        self.connection.execute(self._delete(idempotency).where(idempotency.c.expires_at <= now_us()))
+        row = {"key": key, "digest": digest, "cube_ids": list(cube_ids), "expires_at": expires_at}
+        self._insert(idempotency, [row])
+
+    def clear(self) -> None:
+        """Forget every key of the namespace."""
+        self.connection.execute(self._delete(idempotency))
+
+
+def request_digest(key: str, request: Any) -> str:
+    """Return the hex SHA-256 of a request, salted with its key so that equal contents do not show as equal."""
+    canonical = json.dumps([key, request], sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,100 @@
+"""Rebuilding indexes from SQL, and changing the embedder while the old one serves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from memos.embedding.base import Embedder
+from memos.embedding.serving import ServingEmbedder
+from memos.store import embedder_table, namespaces
+from memos.store.cubes import CubeRepository
+from memos.store.database import Database
+from memos.store.namespaces import Namespace
+from memos.store.relay import IndexRelay
+from memos.store.views import ViewCache
+
+BATCH = 256
+Progress = Callable[[int, int], None]
+
+
+class Reindexer:
+    """Makes vectors and collections anew; recall goes on meanwhile."""
+
+    def __init__(self, database: Database, embedder: ServingEmbedder, relay: IndexRelay, views: ViewCache) -> None:
+        self._database = database
+        self._embedder = embedder
+        self._relay = relay
+        self._views = views
+
+    def rebuild(self, progress: Progress) -> int:
+        """Drop every collection and view and build them again from SQL; return the number of namespaces."""
+        spaces = self._spaces()
+        self._views.clear()
+        for done, namespace in enumerate(spaces, 1):
+            self._relay.drop(namespace.id)
+            self._relay.sync(namespace.id)
+            progress(done, len(spaces))
+        return len(spaces)
+
+    def change_embedder(self, embedder: Embedder, progress: Progress) -> int:
+        """Embed every version with ``embedder``, then switch over in one transaction; return the vectors made.
+
+        Interrupted before the switch, the old embedder goes on serving and the next run continues.
+        """
+        with self._database.write() as connection:
+            target = embedder_table.register(connection, embedder.identity, embedder.dimension)
+        made = self._embed_missing(embedder, target.id, progress)
+        with self._embedder.switch(embedder):
+            self._switch(embedder, target.id)
+        self._views.clear()
+        self._relay.wake()
+        return made
+
+    # ------------------------------------------------------------ inside
+
+    def _spaces(self) -> list[Namespace]:
+        with self._database.read() as connection:
+            return list(namespaces.every(connection))
+
+    def _embed_missing(self, embedder: Embedder, embedder_id: int, progress: Progress) -> int:
+        spaces = self._spaces()
+        total = sum(namespace.memories for namespace in spaces)
+        made = 0
+        for namespace in spaces:
+            while batch := self._embed_batch(namespace.id, embedder, embedder_id):
+                made += batch
+                progress(made, max(total, made))
+        return made
+
+    def _embed_batch(self, namespace_id: int, embedder: Embedder, embedder_id: int) -> int:
+        with self._database.read() as connection:
+            missing = CubeRepository(connection, namespace_id).unembedded(embedder_id, BATCH)
+        if not missing:
+            return 0
+        vectors = embedder.embed([text for _, _, text in missing])
+        with self._database.write() as connection:
+            namespaces.lock(connection, namespace_id)
+            repository = CubeRepository(connection, namespace_id)
+            present = repository.existing([cube_id for cube_id, _, _ in missing])  # some may be forgotten by now
+            rows = [(item[0], item[1], vector) for item, vector in zip(missing, vectors, strict=True)]
+            repository.add_vectors([row for row in rows if row[0] in present], embedder_id)
+        return len(missing)
+
+    def _switch(self, embedder: Embedder, embedder_id: int) -> None:
+        with self._database.write() as connection:
+            namespaces.forget_all_indexes(connection)  # locks every namespace: no writer is under way from here on
+            for namespace in list(namespaces.every(connection)):
+                repository = CubeRepository(connection, namespace.id)
+                _embed_rest(repository, embedder, embedder_id)
+                repository.drop_vectors(embedder_id)
+            embedder_table.activate(connection, embedder_id)
+            embedder_table.remove_others(connection, embedder_id)
+
+
+def _embed_rest(repository: CubeRepository, embedder: Embedder, embedder_id: int) -> None:
+    """Embed the few versions written since the last pass."""
+    while missing := repository.unembedded(embedder_id, BATCH):
+        vectors = embedder.embed([text for _, _, text in missing])
+        repository.add_vectors(
+            [(item[0], item[1], vector) for item, vector in zip(missing, vectors, strict=True)], embedder_id
+        )

@@ -1,0 +1,6 @@
+"""Schema revisions this version of the package understands, oldest first (checked against migrations/ by a test)."""
+
+from __future__ import annotations
+
+KNOWN = ("0001",)
+HEAD = KNOWN[-1]

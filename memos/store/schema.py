@@ -1,0 +1,226 @@
+"""Tables. SQL is the truth; everything else in this package can be rebuilt from it.
+
+Times are microseconds since the epoch (UTC) in ``BigInteger`` columns: one meaning on SQLite and PostgreSQL, no parsing.
+Vectors are little-endian float32 bytes of unit length. Every *memory table* carries ``namespace_id`` and may be queried
+only through :class:`memos.store.scoped.ScopedRepository`.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_N_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Json = JSON().with_variant(JSONB(), "postgresql")
+#: SQLite autoincrements only a column declared exactly INTEGER.
+Serial = BigInteger().with_variant(Integer(), "sqlite")
+ID = String(36)
+NAME = String(256)
+
+
+def _namespace() -> Column[int]:
+    return Column("namespace_id", Integer, ForeignKey("namespaces.id", ondelete="CASCADE"), nullable=False)
+
+
+#: ``revision`` grows by one with every write transaction of the namespace; its row lock orders writers.
+#: ``indexed_revision`` is the vector index's cursor; ``floor_revision`` the newest revision whose deletion records
+#: were trimmed, so a reader behind it must reload.
+namespaces = Table(
+    "namespaces",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("tenant", NAME, nullable=False),
+    Column("user_id", NAME, nullable=False),
+    Column("revision", BigInteger, nullable=False, server_default=text("0")),
+    Column("floor_revision", BigInteger, nullable=False, server_default=text("0")),
+    Column("indexed_revision", BigInteger, nullable=False, server_default=text("0")),
+    Column("collection", String(128)),
+    Column("memories", Integer, nullable=False, server_default=text("0")),
+    Column("created_at", BigInteger, nullable=False),
+    UniqueConstraint("tenant", "user_id"),
+)
+
+embedders = Table(
+    "embedders",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("identity", String(512), nullable=False, unique=True),
+    Column("dimension", Integer, nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+cubes = Table(
+    "cubes",
+    metadata,
+    Column("id", ID, primary_key=True),
+    _namespace(),
+    Column("kind", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("agent_id", NAME),
+    Column("run_id", NAME),
+    Column("source", NAME, nullable=False),
+    Column("author", NAME),
+    Column("infer", Boolean, nullable=False),
+    Column("sensitivity", String(32), nullable=False),
+    Column("pinned", Boolean, nullable=False),
+    Column("frozen", Boolean, nullable=False),
+    Column("acl", Json, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("valid_to", BigInteger),
+    Column("expires_at", BigInteger),
+    Column("recall_count", Integer, nullable=False),
+    Column("last_recalled_at", BigInteger),
+    Column("heat", Float, nullable=False),
+    Index("ix_cubes_namespace_id_id", "namespace_id", "id"),
+    Index("ix_cubes_namespace_id_revision", "namespace_id", "revision"),
+)
+
+#: Content of a plaintext cube, one row per version. ``terms`` are its stems, space separated: the lexical index's truth.
+versions = Table(
+    "versions",
+    metadata,
+    Column("cube_id", ID, ForeignKey("cubes.id", ondelete="CASCADE"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    _namespace(),
+    Column("text", Text, nullable=False),
+    Column("terms", Text, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("metadata", Json, nullable=False),
+    Column("title", Text),
+    Column("keywords", Json, nullable=False),
+    Column("tags", Json, nullable=False),
+    Column("context", Text),
+    Column("language", String(16)),
+    Column("event_time", BigInteger),
+    Column("valid_from", BigInteger, nullable=False),
+    Column("author", NAME),
+    Column("reason", Text),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+vectors = Table(
+    "vectors",
+    metadata,
+    Column("cube_id", ID, ForeignKey("cubes.id", ondelete="CASCADE"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("embedder_id", Integer, ForeignKey("embedders.id"), primary_key=True),
+    _namespace(),
+    Column("vector", LargeBinary, nullable=False),
+)
+
+parents = Table(
+    "parents",
+    metadata,
+    Column("cube_id", ID, ForeignKey("cubes.id", ondelete="CASCADE"), primary_key=True),
+    Column("parent_id", ID, primary_key=True),
+    Column("parent_version", Integer, primary_key=True),
+    _namespace(),
+    Index("ix_parents_parent_id", "parent_id"),
+)
+
+links = Table(
+    "links",
+    metadata,
+    Column("source_id", ID, ForeignKey("cubes.id", ondelete="CASCADE"), primary_key=True),
+    Column("target_id", ID, ForeignKey("cubes.id", ondelete="CASCADE"), primary_key=True),
+    Column("type", String(32), primary_key=True),
+    _namespace(),
+    Column("source_version", Integer, nullable=False),
+    Column("target_version", Integer, nullable=False),
+    Column("score", Float, nullable=False),
+    Column("author", NAME, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("ix_links_target_id", "target_id"),
+)
+
+#: The deletion half of the change feed that indexes follow (``delete`` lists ``cube_ids``, ``clear`` empties the
+#: namespace). The other half needs no rows of its own: what was written since revision r is ``cubes.revision > r``.
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    _namespace(),
+    Column("revision", BigInteger, nullable=False),
+    Column("op", String(8), nullable=False),
+    Column("cube_ids", Json, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("ix_outbox_namespace_id_revision", "namespace_id", "revision"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", ID, primary_key=True),
+    _namespace(),
+    Column("task", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("payload", Json, nullable=False),
+    Column("result", Json),
+    Column("error", Text),
+    Column("progress", Float, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("run_after", BigInteger, nullable=False),
+    Column("lease_owner", String(128)),
+    Column("lease_until", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Index("ix_jobs_state_run_after", "state", "run_after"),
+)
+
+#: Who did what to which cube; never content.
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    _namespace(),
+    Column("action", String(32), nullable=False),
+    Column("cube_id", ID),
+    Column("detail", Json, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("ix_audit_namespace_id_id", "namespace_id", "id"),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("key", NAME, primary_key=True),
+    Column(
+        "namespace_id", Integer, ForeignKey("namespaces.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    ),
+    Column("digest", String(64), nullable=False),
+    Column("cube_ids", Json, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)
+
+#: Tables whose rows belong to one namespace: off limits outside scoped repositories (tests/test_scope_rule.py).
+MEMORY_TABLES = (cubes, versions, vectors, parents, links, outbox, jobs, audit, idempotency)

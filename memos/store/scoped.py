@@ -1,0 +1,54 @@
+"""The only place where statements on memory tables are made: each is bound to one namespace.
+
+A repository derives from :class:`ScopedRepository`; tests/test_scope_rule.py walks the source so that no other module
+builds a statement on a memory table.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Delete, Select, Table, Update, delete, insert, select, update
+
+from memos.cube import Scope
+from memos.errors import NotFound
+from memos.store.schema import cubes, namespaces
+
+
+class ScopedRepository:
+    """Statements on memory tables within one namespace and one transaction."""
+
+    def __init__(self, connection: Connection, namespace_id: int) -> None:
+        self.connection = connection
+        self.namespace_id = namespace_id
+
+    def _select(self, table: Table, *columns: ColumnElement[Any]) -> Select[Any]:
+        return select(*columns or (table,)).where(table.c.namespace_id == self.namespace_id)
+
+    def _insert(self, table: Table, rows: list[dict[str, Any]]) -> None:
+        if rows:
+            self.connection.execute(insert(table), [{**row, "namespace_id": self.namespace_id} for row in rows])
+
+    def _update(self, table: Table) -> Update:
+        return update(table).where(table.c.namespace_id == self.namespace_id)
+
+    def _delete(self, table: Table) -> Delete:
+        return delete(table).where(table.c.namespace_id == self.namespace_id)
+
+
+def locate(connection: Connection, tenant: str, cube_id: str, user_id: str | None = None) -> Scope:
+    """Return the namespace of a tenant (of one user, if given) that holds a cube, as a scope.
+
+    Raises :class:`NotFound`, with the same words whether the id is unknown or somebody else's.
+    """
+    statement = (
+        select(namespaces.c.user_id)
+        .join_from(cubes, namespaces, cubes.c.namespace_id == namespaces.c.id)
+        .where(cubes.c.id == cube_id, namespaces.c.tenant == tenant)
+    )
+    if user_id is not None:
+        statement = statement.where(namespaces.c.user_id == user_id)
+    owner = connection.scalar(statement)
+    if owner is None:
+        raise NotFound(f"no memory {cube_id!r} here; it may have been forgotten")
+    return Scope(tenant=tenant, user_id=owner)

@@ -1,0 +1,45 @@
+"""What a namespace holds."""
+
+from __future__ import annotations
+
+from memos.cube import Frozen, Scope
+from memos.store import embedder_table, namespaces
+from memos.store.cubes import CubeRepository
+from memos.store.database import Database
+
+
+class Statistics(Frozen):
+    """Counts of one namespace. ``index_lag`` is the number of write transactions its collection has still to follow."""
+
+    user_id: str
+    memories: int = 0
+    versions: int = 0
+    vectors: int = 0
+    links: int = 0
+    text_characters: int = 0
+    embedder: str | None = None
+    dimension: int | None = None
+    indexed: bool = False
+    index_lag: int = 0
+
+
+def statistics(database: Database, scope: Scope) -> Statistics:
+    """Count one namespace; all zeros where nothing was ever stored."""
+    with database.read() as connection:
+        embedder = embedder_table.active(connection)
+        namespace = namespaces.find(connection, scope)
+        if namespace is None:
+            return Statistics(user_id=scope.user_id)
+        counts = CubeRepository(connection, namespace.id).counts()
+    return Statistics(
+        user_id=scope.user_id,
+        memories=counts["cubes"],
+        versions=counts["versions"],
+        vectors=counts["vectors"],
+        links=counts["links"],
+        text_characters=counts["text_characters"],
+        embedder=embedder.identity if embedder else None,
+        dimension=embedder.dimension if embedder else None,
+        indexed=namespace.collection is not None,
+        index_lag=namespace.revision - namespace.indexed_revision if namespace.collection else 0,
+    )

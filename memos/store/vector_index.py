@@ -1,0 +1,147 @@
+"""The vector index on Chroma: one collection per large namespace, rebuildable from SQL at any time.
+
+Small namespaces have no collection: scanning them is faster than asking Chroma, and ten thousand collections cost ten
+thousand folders and file handles (measured in benchmarks/collection_granularity.py, decision record 002).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memos.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from chromadb.api import ClientAPI
+    from chromadb.api.models.Collection import Collection
+
+#: HNSW beam width while searching; a little above Chroma's default 100, because recall asks for 100 neighbours.
+EF_SEARCH = 128
+_BATCH = 4_096
+
+
+class VectorIndex:
+    """Nearest neighbours by cosine, over collections addressed by name.
+
+    Every failure of Chroma surfaces as :class:`memos.errors.StoreUnavailable`; recall then scans exactly instead.
+    """
+
+    def __init__(self, path: Path | None, url: str | None) -> None:
+        self._path = path
+        self._url = url
+        self._lock = threading.Lock()
+        self._collections: dict[str, Collection] = {}
+
+    def upsert(self, name: str, ids: Sequence[str], vectors: NDArray[np.float32]) -> None:
+        """Add or replace vectors (float32 ``[len(ids), dimension]``) in collection ``name``, created if missing."""
+        collection = self._collection(name, create=True)
+        for start in range(0, len(ids), _BATCH):
+            part = slice(start, start + _BATCH)
+            self._call(collection.upsert, ids=list(ids[part]), embeddings=vectors[part])
+
+    def remove(self, name: str, ids: Sequence[str]) -> None:
+        """Remove ids from collection ``name``; unknown ones are ignored."""
+        collection = self._collection(name, create=True)
+        for start in range(0, len(ids), _BATCH):
+            self._call(collection.delete, ids=list(ids[start : start + _BATCH]))
+
+    def drop(self, name: str) -> None:
+        """Delete collection ``name`` if it exists."""
+        from chromadb.errors import NotFoundError
+
+        with self._lock:
+            self._collections.pop(name, None)
+        try:
+            self._call(self._client.delete_collection, name)
+        except NotFoundError:
+            return
+
+    def nearest(self, name: str, query: NDArray[np.float32], count: int) -> list[str]:
+        """Return up to ``count`` ids nearest to the unit vector ``query`` ``[dimension]``, nearest first."""
+        from chromadb.errors import NotFoundError
+
+        try:
+            collection = self._collection(name, create=False)
+            found = self._call(collection.query, query_embeddings=query[None, :], n_results=count, include=[])
+        except NotFoundError as error:
+            with self._lock:
+                self._collections.pop(name, None)
+            raise StoreUnavailable(f"collection {name} is missing; run `memos reindex`") from error
+        ids: list[str] = found["ids"][0]
+        return ids
+
+    def exists(self, name: str) -> bool:
+        """Whether collection ``name`` is there."""
+        from chromadb.errors import NotFoundError
+
+        try:
+            self._collection(name, create=False)
+        except NotFoundError:
+            return False
+        return True
+
+    def size(self, name: str) -> int:
+        """Return the number of vectors in collection ``name``."""
+        return int(self._call(self._collection(name, create=False).count))
+
+    def names(self) -> list[str]:
+        """Return the names of all collections."""
+        return [collection.name for collection in self._call(self._client.list_collections)]
+
+    def close(self) -> None:
+        """Release Chroma's files and threads, if it was ever opened."""
+        client = self.__dict__.pop("_client", None)
+        self._collections.clear()
+        if client is not None:
+            client.close()
+
+    @cached_property
+    def _client(self) -> ClientAPI:
+        import chromadb  # half a second to import: only when a namespace is large enough
+        from chromadb.config import Settings
+
+        settings = Settings(anonymized_telemetry=False)
+        if self._url is None:
+            return chromadb.PersistentClient(str(self._path), settings=settings)
+        parts = urlsplit(self._url)
+        return self._call(
+            chromadb.HttpClient,
+            host=parts.hostname or "localhost",
+            port=parts.port or (443 if parts.scheme == "https" else 8000),
+            ssl=parts.scheme == "https",
+            settings=settings,
+        )
+
+    def _collection(self, name: str, *, create: bool) -> Collection:
+        with self._lock:
+            if name not in self._collections:
+                self._collections[name] = self._open(name, create=create)
+            return self._collections[name]
+
+    def _open(self, name: str, *, create: bool) -> Collection:
+        if not create:
+            return self._call(self._client.get_collection, name, embedding_function=None)
+        return self._call(
+            self._client.get_or_create_collection,
+            name,
+            embedding_function=None,
+            configuration={"hnsw": {"space": "cosine", "ef_search": EF_SEARCH}},
+        )
+
+    def _call(self, function: Any, *arguments: Any, **options: Any) -> Any:
+        import httpx
+        from chromadb.errors import ChromaError, NotFoundError
+
+        try:
+            return function(*arguments, **options)
+        except NotFoundError:
+            raise
+        except (ChromaError, httpx.HTTPError, ValueError, OSError) as error:
+            raise StoreUnavailable(f"the vector index does not answer: {error}") from error

@@ -39,7 +39,7 @@ lint: $(DEV_STAMP) ## ruff and import-linter
 typecheck: $(DEV_STAMP) ## mypy, strict
 	@echo "Checking types ..."
 	@$(BIN)/mypy
-	@$(BIN)/mypy tests
+	@$(BIN)/mypy tests migrations
 
 bench: $(DEV_STAMP) ## run the benchmarks one after another (BENCH_ARGS= for full sizes)
 	@for script in $$(grep -l __main__ benchmarks/*.py | grep -v /report.py); do \

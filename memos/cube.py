@@ -53,7 +53,9 @@ def move(current: State, target: State) -> State:
     """Return ``target`` if the table allows the move, else raise :class:`IllegalTransition`."""
     if target not in LEGAL_MOVES[current]:
         allowed = ", ".join(sorted(LEGAL_MOVES[current])) or "nothing"
-        raise IllegalTransition(f"a cube that is {current} cannot become {target}; it may become: {allowed}")
+        raise IllegalTransition(
+            f"a cube that is {current} cannot become {target}; it may become: {allowed}"
+        )
     return target
 
 
@@ -208,7 +210,7 @@ class CubeVersion(Frozen):
 
 
 class DeletionReceipt(Frozen):
-    """What a deletion removed, counted by place. ``pending`` names places that could not be reached and will be retried."""
+    """What a deletion removed, by place; ``pending`` names places that could not be reached and are retried."""
 
     id: str
     user_id: str

@@ -1,8 +1,8 @@
 """The engine: what can be done with a memory, readable from top to bottom.
 
-    store   check -> embed -> write, one transaction -> the index follows
-    recall  understand -> embed -> find -> rank -> fit the budget
-    forget  delete, one transaction -> the index follows -> scrub -> receipt
+store   check -> embed -> write, one transaction -> the index follows
+recall  understand -> embed -> find -> rank -> fit the budget
+forget  delete, one transaction -> the index follows -> scrub -> receipt
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from memos.clock import from_us, now_us, parse_time
 from memos.config import Settings
 from memos.cube import CubeVersion, DeletionReceipt, Link, MemCube, Scope, State
 from memos.embedding.base import Embedder
@@ -19,18 +20,16 @@ from memos.embedding.factory import make_embedder
 from memos.embedding.serving import ServingEmbedder
 from memos.errors import InvalidInput, StoreClosed, StoreUnavailable
 from memos.ids import is_id
-from memos.plaintext.intake import check_batch, check_text, check_count
+from memos.plaintext.intake import check_batch, check_count, check_text
 from memos.plaintext.reader import NoteReader
 from memos.plaintext.recall import RecallRequest, RecallResult
 from memos.plaintext.writer import NoteWriter
-from memos.clock import now_us, parse_time, from_us
 from memos.store.database import Database
 from memos.store.lock import DirectoryLock
 from memos.store.reindex import Progress, Reindexer
 from memos.store.relay import IndexRelay
 from memos.store.scoped import locate
 from memos.store.statistics import Statistics, statistics
-
 from memos.store.vector_index import VectorIndex
 from memos.store.views import ViewCache
 
@@ -71,7 +70,11 @@ class MemoryOS:
     # ------------------------------------------------------------ writing
 
     def store_many(
-        self, scope: Scope, items: Sequence[Mapping[str, Any]], *, idempotency_key: str | None = None
+        self,
+        scope: Scope,
+        items: Sequence[Mapping[str, Any]],
+        *,
+        idempotency_key: str | None = None,
     ) -> list[MemCube]:
         """Store memories, all or none; each item has ``text`` and optionally the other arguments of ``store``."""
         self._check_open()
@@ -94,12 +97,16 @@ class MemoryOS:
     ) -> MemCube:
         """Write a new version; ``metadata`` replaces the old whole. Raises ``VersionConflict`` when stale."""
         self._check_open()
-        cube = self._writer.update(self._home(tenant, cube_id, user_id), cube_id, text, metadata, expected_version)
+        cube = self._writer.update(
+            self._home(tenant, cube_id, user_id), cube_id, text, metadata, expected_version
+        )
         self.relay.wake()
         return cube
 
-    def move(self, tenant: str, cube_id: str, target: State, *, user_id: str | None = None) -> MemCube:
-        """Move a cube to another state; raises ``IllegalTransition`` unless :data:`memos.cube.LEGAL_MOVES` allows it."""
+    def move(
+        self, tenant: str, cube_id: str, target: State, *, user_id: str | None = None
+    ) -> MemCube:
+        """Move a cube to another state; ``IllegalTransition`` unless :data:`memos.cube.LEGAL_MOVES` allows it."""
         self._check_open()
         return self._writer.move(self._home(tenant, cube_id, user_id), cube_id, target)
 
@@ -135,7 +142,9 @@ class MemoryOS:
             top_k=check_count(top_k, self.settings.max_top_k, "top_k"),
             as_of=at,
             reference=at or from_us(now_us()),
-            max_tokens=None if max_tokens is None else check_count(max_tokens, 1 << 31, "max_tokens"),
+            max_tokens=None
+            if max_tokens is None
+            else check_count(max_tokens, 1 << 31, "max_tokens"),
             explain=explain,
         )
         return self._reader.recall(scope, request, filters)
@@ -152,7 +161,9 @@ class MemoryOS:
             raise InvalidInput(f"after must be the id of a memory, not {after!r}")
         return self._reader.page(scope, after, check_count(limit, MAX_PAGE, "limit"))
 
-    def history(self, tenant: str, cube_id: str, *, user_id: str | None = None) -> Sequence[CubeVersion]:
+    def history(
+        self, tenant: str, cube_id: str, *, user_id: str | None = None
+    ) -> Sequence[CubeVersion]:
         """Return every version of a memory, oldest first."""
         self._check_open()
         return self._reader.history(tenant, cube_id, user_id)
@@ -174,7 +185,9 @@ class MemoryOS:
         self._check_open()
         raise NotImplementedError
 
-    def import_(self, scope: Scope, path: Path, *, strict: bool = False, progress: Progress = _silent) -> Any:
+    def import_(
+        self, scope: Scope, path: Path, *, strict: bool = False, progress: Progress = _silent
+    ) -> Any:
         """Read memories from a file (own export, JSON Lines, LoCoMo, chat log), all or none."""
         self._check_open()
         raise NotImplementedError
@@ -224,7 +237,9 @@ class MemoryOS:
         try:
             self.relay.follow(scope)
         except StoreUnavailable:
-            pending = ("vector_index",)  # the outbox keeps it; the relay repeats it until Chroma is back
+            pending = (
+                "vector_index",
+            )  # the outbox keeps it; the relay repeats it until Chroma is back
             self.relay.wake()
         self.database.scrub()
         return receipt.model_copy(update={"pending": pending})

@@ -42,10 +42,17 @@ class MemosError(Exception):
         super().__init__(message)
         self.message = message
         self.extra = extra
+        self._whole: MemosError | None = None
 
     def at(self, index: int) -> MemosError:
         """Return the same error naming the batch item (0-based) that caused it."""
-        return type(self)(f"item {index}: {self.message}", **{**self.extra, "index": index})
+        located = type(self)(f"item {index}: {self.message}", **{**self.extra, "index": index})
+        located._whole = self
+        return located
+
+    def whole(self) -> MemosError:
+        """Return the error without the batch index: what a caller who stored one memory should read."""
+        return self._whole or self
 
     def problem(self) -> dict[str, Any]:
         """Return the RFC 9457 problem body."""

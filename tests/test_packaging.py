@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tomllib
@@ -51,6 +54,31 @@ def test_engine_wheel_holds_migrations(engine_wheel: Path, repository: Path) -> 
     }
     assert sources
     assert {f"memos/_migrations/{path.as_posix()}" for path in sources} <= file_names(engine_wheel)
+
+
+def test_engine_wheel_migrates_store(engine_wheel: Path, tmp_path: Path) -> None:
+    """An installed package creates and migrates a store without the checkout."""
+    installed = tmp_path / "installed"
+    with ZipFile(engine_wheel) as archive:
+        archive.extractall(installed)
+    probe = (
+        "import memos.store.database as module\n"
+        "module.Database('sqlite:///new.db').close()\n"
+        "print(module.__file__)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    result = subprocess.run(
+        [sys.executable, "-c", probe],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert Path(result.stdout.strip()).is_relative_to(installed)
+    with contextlib.closing(sqlite3.connect(tmp_path / "new.db")) as database:
+        assert database.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,)
 
 
 def test_engine_wheel_offers_command(engine_wheel: Path) -> None:

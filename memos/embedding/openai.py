@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import httpx
@@ -14,6 +15,7 @@ from memos.errors import EmbedderUnavailable
 
 _TIMEOUT_S = 60.0
 _RETRIES = 3
+_BACKOFF_S = 0.25
 
 
 class OpenAIEmbedder:
@@ -64,23 +66,25 @@ class OpenAIEmbedder:
 
     def _request(self, texts: Sequence[str]) -> NDArray[np.float32]:
         body = {"model": self.model, "input": list(texts), "encoding_format": "float"}
-        for attempt in range(_RETRIES):
-            response = self._post(body)
+        response = self._post(body)
+        for attempt in range(1, _RETRIES):
             if response.status_code < 500 and response.status_code != httpx.codes.TOO_MANY_REQUESTS:
                 break
-            if attempt == _RETRIES - 1:
-                break
+            time.sleep(_BACKOFF_S * 2**attempt)
+            response = self._post(body)
         if response.is_error:
             raise EmbedderUnavailable(
                 f"the embeddings endpoint answered {response.status_code}: {response.text[:200]}"
             )
         return _vectors(response, len(texts))
 
-    def _post(self, body: dict[str, object]) -> httpx.Response:
+    def _post(self, body: Mapping[str, object]) -> httpx.Response:
         try:
             return self._client.post("embeddings", json=body)
         except httpx.HTTPError as error:
-            raise EmbedderUnavailable(f"the embeddings endpoint does not answer: {error!r}") from error
+            raise EmbedderUnavailable(
+                f"the embeddings endpoint does not answer: {error!r}"
+            ) from error
 
 
 def _vectors(response: httpx.Response, expected: int) -> NDArray[np.float32]:
@@ -88,7 +92,11 @@ def _vectors(response: httpx.Response, expected: int) -> NDArray[np.float32]:
         rows = sorted(response.json()["data"], key=lambda item: item["index"])
         vectors = np.asarray([row["embedding"] for row in rows], np.float32)
     except (ValueError, KeyError, TypeError) as error:
-        raise EmbedderUnavailable("the embeddings endpoint answered with something else than embeddings") from error
+        raise EmbedderUnavailable(
+            "the embeddings endpoint answered with something else than embeddings"
+        ) from error
     if len(vectors) != expected:
-        raise EmbedderUnavailable(f"the embeddings endpoint answered {len(vectors)} vectors for {expected} texts")
+        raise EmbedderUnavailable(
+            f"the embeddings endpoint answered {len(vectors)} vectors for {expected} texts"
+        )
     return vectors

@@ -12,20 +12,28 @@ from memos.clock import to_us
 MONTHS = {
     name: number
     for number, name in enumerate(
-        "january february march april may june july august september october november december".split(), 1
+        "january february march april may june july august september october november december".split(),
+        1,
     )
 }
 WEEKDAYS = {
-    name: number for number, name in enumerate("monday tuesday wednesday thursday friday saturday sunday".split())
+    name: number
+    for number, name in enumerate(
+        "monday tuesday wednesday thursday friday saturday sunday".split()
+    )
 }
 NUMBERS = {
     name: number
-    for number, name in enumerate("a two three four five six seven eight nine ten eleven twelve".split(), 1)
+    for number, name in enumerate(
+        "a two three four five six seven eight nine ten eleven twelve".split(), 1
+    )
 } | {"an": 1, "one": 1}
 
 _MONTH = "|".join(MONTHS)
 #: "may" is a verb more often than a month: alone it counts only with a capital or after one of these words.
-_BARE_MONTH = re.compile(rf"\b(?:(?P<lead>in|last|this|since|until|during|of)\s+)?(?P<month>{_MONTH})\b", re.I)
+_BARE_MONTH = re.compile(
+    rf"\b(?:(?P<lead>in|last|this|since|until|during|of)\s+)?(?P<month>{_MONTH})\b", re.I
+)
 _FULL_DATE = re.compile(
     rf"\b(?:(?P<day>[0-3]?\d)(?:st|nd|rd|th)?(?:\s+of)?\s+(?P<month>{_MONTH})"
     rf"|(?P<month2>{_MONTH})\s+(?P<day2>[0-3]?\d)(?:st|nd|rd|th)?\b)(?:,?\s+(?P<year>(?:19|20)\d\d))?",
@@ -34,8 +42,12 @@ _FULL_DATE = re.compile(
 _MONTH_YEAR = re.compile(rf"\b(?P<month>{_MONTH}),?\s+(?:of\s+)?(?P<year>(?:19|20)\d\d)\b", re.I)
 _ISO = re.compile(r"\b(?P<year>(?:19|20)\d\d)-(?P<month>[01]\d)(?:-(?P<day>[0-3]\d))?\b")
 _YEAR = re.compile(r"\b(?:19|20)\d\d\b")
-_AGO = re.compile(rf"\b(?P<count>\d+|{'|'.join(NUMBERS)})\s+(?P<unit>day|week|month|year)s?\s+ago\b", re.I)
-_LAST = re.compile(rf"\b(?P<which>last|this|past)\s+(?P<unit>week|month|year|{'|'.join(WEEKDAYS)})\b", re.I)
+_AGO = re.compile(
+    rf"\b(?P<count>\d+|{'|'.join(NUMBERS)})\s+(?P<unit>day|week|month|year)s?\s+ago\b", re.I
+)
+_LAST = re.compile(
+    rf"\b(?P<which>last|this|past)\s+(?P<unit>week|month|year|{'|'.join(WEEKDAYS)})\b", re.I
+)
 _DAY = re.compile(r"\b(?P<day>today|yesterday)\b", re.I)
 
 FULL, NEAR, YEAR_ONLY = 1.0, 0.5, 0.3
@@ -54,14 +66,18 @@ class Period:
 def periods(question: str, reference: datetime, years: range) -> list[Period]:
     """Return the periods a question names.
 
-    ``reference`` is what "yesterday" counts from; a month without a year means that month in each of ``years``, or the
-    latest one before ``reference`` after "last". A full date also half-agrees with its month, a bare year counts little.
+    ``reference`` is what "yesterday" counts from; a month without a year means that month in each of
+    ``years``, or the latest one before ``reference`` after "last". A full date also half-agrees with its
+    month, a bare year counts little.
     """
     found = [*_dates(question, years), *_relative(question, reference)]
     if not found:
         found = [*_bare_months(question, reference, years)]
     if not found:
-        found = [_period(datetime(int(year), 1, 1, tzinfo=UTC), 12, YEAR_ONLY) for year in _YEAR.findall(question)]
+        found = [
+            _period(datetime(int(year), 1, 1, tzinfo=UTC), 12, YEAR_ONLY)
+            for year in _YEAR.findall(question)
+        ]
     return found
 
 
@@ -72,10 +88,14 @@ def _dates(question: str, years: range) -> Iterator[Period]:
         for year in named:
             yield from _day_and_month(year, month, int(match["day"] or match["day2"]))
     for match in _MONTH_YEAR.finditer(question):
-        yield _period(datetime(int(match["year"]), MONTHS[match["month"].lower()], 1, tzinfo=UTC), 1, FULL)
+        yield _period(
+            datetime(int(match["year"]), MONTHS[match["month"].lower()], 1, tzinfo=UTC), 1, FULL
+        )
     for match in _ISO.finditer(question):
         if 1 <= int(match["month"]) <= 12:
-            yield from _day_and_month(int(match["year"]), int(match["month"]), int(match["day"] or 0))
+            yield from _day_and_month(
+                int(match["year"]), int(match["month"]), int(match["day"] or 0)
+            )
 
 
 def _day_and_month(year: int, month: int, day: int) -> Iterator[Period]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memos.plaintext.dates import Period
-from memos.store.lexical import B, K1
+from memos.store.lexical import K1, B
 from memos.store.view import NONE, NamespaceView
 
 Rows = NDArray[np.int64]
@@ -27,7 +27,10 @@ LEXICAL = 0.6  # weight of the lexical part against the cosine; flat from .45 to
 SPEAKER = 0.2  # what a person is asked about is mostly said by that person; flat from .15 to .3
 TIME = 0.2  # agreement with a date in the question; flat from .1 to .5
 ASKING = 0.1  # a short question rarely holds an answer; flat from .05 to .15
-NEAR, FAR = 0.6, 0.42  # what the first and second neighbour count for a short memory; flat from .5 to .8
+NEAR, FAR = (
+    0.6,
+    0.42,
+)  # what the first and second neighbour count for a short memory; flat from .5 to .8
 SHORT = 12.0  # content words up to which a memory borrows in full from its neighbours; flat from 10 to 20
 CONTEXT = 0.5  # share of the neighbourhood in the dense part; flat from .3 to .7
 CANDIDATES = 100  # taken from each of the dense and the lexical ranking
@@ -52,7 +55,9 @@ class Ranking:
     parts: Mapping[str, Scores] = field(default_factory=dict)
 
 
-def rank(view: NamespaceView, query: Query, allowed: NDArray[np.bool_], nearest: Rows | None = None) -> Ranking:
+def rank(
+    view: NamespaceView, query: Query, allowed: NDArray[np.bool_], nearest: Rows | None = None
+) -> Ranking:
     """Rank the ``allowed`` rows (bool ``[rows]``) of a view.
 
     ``nearest`` are dense candidates an index has already found; without them the allowed rows are scanned exactly.
@@ -66,7 +71,7 @@ def rank(view: NamespaceView, query: Query, allowed: NDArray[np.bool_], nearest:
         "lexical": LEXICAL * lexical(view, idf, rows, around, weights),
         **priors(view, query, rows),
     }
-    scores = np.sum(list(parts.values()), axis=0, dtype=np.float32)
+    scores = total(parts)
     order = np.lexsort((-rows, -scores))  # of equal scores the newer memory comes first
     return Ranking(rows[order], scores[order], {name: part[order] for name, part in parts.items()})
 
@@ -83,14 +88,16 @@ def candidates(
 ) -> Rows:
     """Return the allowed rows worth scoring: the best by cosine, the best by BM25, and the neighbours of both."""
     rows = np.flatnonzero(allowed)
-    prior = np.sum(list(priors(view, query, rows).values()), axis=0, dtype=np.float32)
+    prior = total(priors(view, query, rows))
     if nearest is None:
         nearest = rows[best(_cosines(view, query.vector, rows) + prior, CANDIDATES)]
     mass = max(sum(idf.values()), 1e-9)
-    matches = view.lexical.scores({term: LEXICAL * weight / mass for term, weight in idf.items()})[rows]
+    matches = view.lexical.scores({term: LEXICAL * weight / mass for term, weight in idf.items()})[
+        rows
+    ]
     hit = np.flatnonzero(matches)
     seeds = np.union1d(nearest, rows[hit[best(matches[hit] + prior[hit], CANDIDATES)]])
-    found = np.union1d(seeds, neighbours(view, seeds).ravel())
+    found: Rows = np.union1d(seeds, neighbours(view, seeds).ravel())
     found = found[found != NONE]
     return found[allowed[found]]
 
@@ -100,9 +107,16 @@ def scan(view: NamespaceView, vector: NDArray[np.float32], rows: Rows) -> Rows:
     return rows[best(_cosines(view, vector, rows), CANDIDATES)]
 
 
+def total(parts: Mapping[str, Scores]) -> Scores:
+    """Return the sum of the parts, float32 ``[rows]``."""
+    return np.asarray(np.sum(list(parts.values()), axis=0), np.float32)
+
+
 def best(scores: Scores, count: int) -> Rows:
     """Return the places of the ``count`` largest scores, in no order."""
-    return np.argpartition(scores, -count)[-count:] if len(scores) > count else np.arange(len(scores))
+    return (
+        np.argpartition(scores, -count)[-count:] if len(scores) > count else np.arange(len(scores))
+    )
 
 
 def _cosines(view: NamespaceView, vector: NDArray[np.float32], rows: Rows) -> Scores:
@@ -133,13 +147,16 @@ def borrowing(view: NamespaceView, rows: Rows, around: Rows) -> Scores:
     return weights
 
 
-def dense(view: NamespaceView, vector: NDArray[np.float32], rows: Rows, around: Rows, weights: Scores) -> Scores:
+def dense(
+    view: NamespaceView, vector: NDArray[np.float32], rows: Rows, around: Rows, weights: Scores
+) -> Scores:
     """Return half the row's own cosine and half the weighted mean over its neighbourhood."""
     involved, places = np.unique(np.column_stack([rows, around]), return_inverse=True)
     cosines = (view.vectors[involved] @ vector)[places.reshape(len(rows), -1)]
     own = cosines[:, 0]
     mean = (own + (weights * cosines[:, 1:]).sum(axis=1)) / (1 + weights.sum(axis=1))
-    return ((1 - CONTEXT) * own + CONTEXT * mean).astype(np.float32)
+    mixed: Scores = ((1 - CONTEXT) * own + CONTEXT * mean).astype(np.float32)
+    return mixed
 
 
 def lexical(
@@ -192,7 +209,8 @@ def spoken_by(view: NamespaceView, speaker: int, rows: Rows) -> Scores:
     """Return 1 where the person the question names is the one who said it."""
     if speaker == NONE:
         return np.zeros(len(rows), np.float32)
-    return (view.speaker[rows] == speaker).astype(np.float32)
+    spoken: Scores = (view.speaker[rows] == speaker).astype(np.float32)
+    return spoken
 
 
 def agreement(view: NamespaceView, periods: Sequence[Period], rows: Rows) -> Scores:

@@ -49,16 +49,22 @@ logger = logging.getLogger(__name__)
 class NoteReader:
     """Answers questions from the views; falls back to exact scans whenever the vector index cannot help."""
 
-    def __init__(self, database: Database, embedder: ServingEmbedder, index: VectorIndex, views: ViewCache) -> None:
+    def __init__(
+        self, database: Database, embedder: ServingEmbedder, index: VectorIndex, views: ViewCache
+    ) -> None:
         self._database = database
         self._embedder = embedder
         self._index = index
         self._views = views
 
-    def recall(self, scope: Scope, request: RecallRequest, filters: Mapping[str, Any] | None) -> RecallResult:
+    def recall(
+        self, scope: Scope, request: RecallRequest, filters: Mapping[str, Any] | None
+    ) -> RecallResult:
         """Return the memories of the scope that answer a question."""
         condition = _narrowed(filter_grammar.parse(filters), scope)
-        return self._embedder.steady(lambda embedder: self._recall(scope, request, condition, embedder))
+        return self._embedder.steady(
+            lambda embedder: self._recall(scope, request, condition, embedder)
+        )
 
     def _recall(
         self, scope: Scope, request: RecallRequest, condition: Condition | None, embedder: Embedder
@@ -69,7 +75,9 @@ class NoteReader:
                 return RecallResult(hits=(), context="")
             question = understand(request.query, opened.view, request.reference)
         clock.lap("understand")
-        vector = embedder.embed([question.bare])[0]  # between two snapshots: no lock is held while a model runs
+        vector = embedder.embed([question.bare])[
+            0
+        ]  # between two snapshots: no lock is held while a model runs
         clock.lap("embed")
         with self._opened(scope, embedder) as opened:
             if opened is None:
@@ -91,7 +99,11 @@ class NoteReader:
         """Return up to ``limit`` memories in the order they were stored, beginning after id ``after``."""
         with self._database.read() as connection:
             namespace = namespaces.find(connection, scope)
-            return [] if namespace is None else CubeRepository(connection, namespace.id).page(scope, after, limit)
+            return (
+                []
+                if namespace is None
+                else CubeRepository(connection, namespace.id).page(scope, after, limit)
+            )
 
     def history(self, tenant: str, cube_id: str, user_id: str | None) -> list[CubeVersion]:
         """Return every version of a memory, oldest first."""
@@ -134,7 +146,9 @@ class NoteReader:
         query = Query(vector, question.terms, speaker, question.periods)
         return head(rank(view, query, allowed, nearest), request.top_k + SPARE)
 
-    def _nearest(self, opened: _Opened, vector: NDArray[np.float32], allowed: NDArray[np.bool_]) -> Rows | None:
+    def _nearest(
+        self, opened: _Opened, vector: NDArray[np.float32], allowed: NDArray[np.bool_]
+    ) -> Rows | None:
         """Return dense candidates from the vector index plus an exact scan of what it has not taken in yet."""
         namespace, view = opened.namespace, opened.view
         if namespace.collection != collection_name(namespace.id, view.embedder_id):
@@ -144,8 +158,12 @@ class NoteReader:
         except StoreUnavailable as error:
             logger.warning("recall scans exactly instead: %s", error)
             return None
-        known = np.array([view.row_of[cube_id] for cube_id in ids if cube_id in view.row_of], np.int64)
-        pending = scan(view, vector, np.flatnonzero(allowed & (view.row_revision > namespace.indexed_revision)))
+        known = np.array(
+            [view.row_of[cube_id] for cube_id in ids if cube_id in view.row_of], np.int64
+        )
+        pending = scan(
+            view, vector, np.flatnonzero(allowed & (view.row_revision > namespace.indexed_revision))
+        )
         return np.union1d(known[allowed[known]], pending)
 
 
@@ -158,7 +176,9 @@ class _Opened:
     view: NamespaceView
 
 
-def _answer(opened: _Opened, ranking: Ranking, request: RecallRequest, embedder: Embedder) -> RecallResult:
+def _answer(
+    opened: _Opened, ranking: Ranking, request: RecallRequest, embedder: Embedder
+) -> RecallResult:
     view = opened.view
     repository = CubeRepository(opened.connection, opened.namespace.id)
     ids = [view.cube_ids[row] for row in ranking.rows.tolist()]
@@ -166,7 +186,9 @@ def _answer(opened: _Opened, ranking: Ranking, request: RecallRequest, embedder:
     if links:
         ranking = follow_links(ranking, links, view)
     chosen = hits(view, found(view, ranking, repository.content(ids)), links, request)
-    return RecallResult(hits=chosen, context=context(chosen, request.max_tokens, embedder.count_tokens))
+    return RecallResult(
+        hits=chosen, context=context(chosen, request.max_tokens, embedder.count_tokens)
+    )
 
 
 class Stopwatch:
@@ -186,7 +208,9 @@ class Stopwatch:
 def _narrowed(condition: Condition | None, scope: Scope) -> Condition | None:
     """Add the scope's agent and run to a filter."""
     named = {"agent_id": scope.agent_id, "run_id": scope.run_id}
-    parts: list[Condition] = [Test(field, "$eq", value) for field, value in named.items() if value is not None]
+    parts: list[Condition] = [
+        Test(field, "$eq", value) for field, value in named.items() if value is not None
+    ]
     if condition is not None:
         parts.append(condition)
     return AllOf(tuple(parts)) if parts else None

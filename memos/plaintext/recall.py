@@ -72,7 +72,9 @@ class Found:
     content: Row[Any]
 
 
-def visible(view: NamespaceView, request: RecallRequest, condition: Condition | None, now: int) -> NDArray[np.bool_]:
+def visible(
+    view: NamespaceView, request: RecallRequest, condition: Condition | None, now: int
+) -> NDArray[np.bool_]:
     """Return which rows recall may return, bool ``[rows]``.
 
     Without ``as_of``: newest versions that have not expired. With it: the versions that held at that time.
@@ -81,7 +83,12 @@ def visible(view: NamespaceView, request: RecallRequest, condition: Condition | 
         allowed = view.current & view.recallable & (view.expires_at > now)
     else:
         at = to_us(request.as_of)
-        allowed = view.recallable & (view.valid_from <= at) & (at < view.valid_to) & (view.expires_at > at)
+        allowed = (
+            view.recallable
+            & (view.valid_from <= at)
+            & (at < view.valid_to)
+            & (view.expires_at > at)
+        )
     return allowed if condition is None else allowed & condition.mask(view.columns)
 
 
@@ -97,7 +104,9 @@ def follow_links(ranking: Ranking, links: Sequence[Link], view: NamespaceView) -
     scores = ranking.scores + inherited
     order = np.argsort(-scores, kind="stable")
     parts = {**ranking.parts, "links": inherited}
-    return Ranking(ranking.rows[order], scores[order], {name: part[order] for name, part in parts.items()})
+    return Ranking(
+        ranking.rows[order], scores[order], {name: part[order] for name, part in parts.items()}
+    )
 
 
 def found(view: NamespaceView, ranking: Ranking, content: Content) -> list[Found]:
@@ -121,18 +130,28 @@ def hits(
     view: NamespaceView, memories: Sequence[Found], links: Sequence[Link], request: RecallRequest
 ) -> tuple[Hit, ...]:
     """Collapse near-duplicates and build the hits."""
-    kept = collapse([(memory.content.text, view.vectors[memory.row]) for memory in memories], request.top_k)
+    kept = collapse(
+        [(memory.content.text, view.vectors[memory.row]) for memory in memories], request.top_k
+    )
     return tuple(_hit(view, memories, links, group, explain=request.explain) for group in kept)
 
 
 def _hit(
-    view: NamespaceView, memories: Sequence[Found], links: Sequence[Link], group: Collapsed, *, explain: bool
+    view: NamespaceView,
+    memories: Sequence[Found],
+    links: Sequence[Link],
+    group: Collapsed,
+    *,
+    explain: bool,
 ) -> Hit:
     memory = memories[group.kept]
     cube_id, version = memory.key
     why: dict[str, Any] | None = None
     if explain:
-        why = {"parts": memory.parts, "duplicates": [memories[other].key[0] for other in group.duplicates]}
+        why = {
+            "parts": memory.parts,
+            "duplicates": [memories[other].key[0] for other in group.duplicates],
+        }
         if view.valid_to[memory.row] != NEVER:
             why["valid_to"] = from_us(int(view.valid_to[memory.row])).isoformat()
     return Hit(
@@ -149,7 +168,9 @@ def _hit(
     )
 
 
-def context(chosen: Sequence[Hit], max_tokens: int | None, count_tokens: Callable[[str], int]) -> str:
+def context(
+    chosen: Sequence[Hit], max_tokens: int | None, count_tokens: Callable[[str], int]
+) -> str:
     """Return the hits as dated lines in the order of time: the best ones that fit into ``max_tokens``.
 
     The count covers the finished block. A hit that does not fit is left out whole; a smaller one after it may fit.

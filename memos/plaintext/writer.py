@@ -38,13 +38,24 @@ class NoteWriter:
 
     def store(self, scope: Scope, memories: Sequence[NewMemory], key: str | None) -> list[MemCube]:
         """Write all memories or none; under an idempotency key used before, return what it made then."""
-        digest = request_digest(key, [memory.model_dump(mode="json") for memory in memories]) if key else ""
+        digest = (
+            request_digest(key, [memory.model_dump(mode="json") for memory in memories])
+            if key
+            else ""
+        )
         if key and (earlier := self._replay(scope, key, digest)) is not None:
             return earlier
-        return self._embedder.steady(lambda embedder: self._store(scope, memories, key, digest, embedder))
+        return self._embedder.steady(
+            lambda embedder: self._store(scope, memories, key, digest, embedder)
+        )
 
     def _store(
-        self, scope: Scope, memories: Sequence[NewMemory], key: str | None, digest: str, embedder: Embedder
+        self,
+        scope: Scope,
+        memories: Sequence[NewMemory],
+        key: str | None,
+        digest: str,
+        embedder: Embedder,
     ) -> list[MemCube]:
         notes = _prepare(memories, embedder)
         ids = [note.id for note in notes]
@@ -53,13 +64,19 @@ class NoteWriter:
             row = register(connection, embedder)
             if key:
                 keys = Idempotency(connection, namespace.id)
-                made = keys.replay(key, digest)  # again, now that other writers of the namespace wait
+                made = keys.replay(
+                    key, digest
+                )  # again, now that other writers of the namespace wait
                 if made is not None:
                     return _reread(connection, namespace, scope, made)
-                keys.remember(key, digest, ids, now_us() + self._settings.idempotency_hours * _HOUR_US)
+                keys.remember(
+                    key, digest, ids, now_us() + self._settings.idempotency_hours * _HOUR_US
+                )
             CubeRepository(connection, namespace.id).insert(notes, namespace.revision, row.id)
             namespaces.count_memories(connection, namespace.id, len(notes))
-            Audit(connection, namespace.id).add("store", ids[0] if len(ids) == 1 else None, count=len(ids))
+            Audit(connection, namespace.id).add(
+                "store", ids[0] if len(ids) == 1 else None, count=len(ids)
+            )
         return [cube_from_note(note, scope) for note in notes]
 
     def update(
@@ -76,7 +93,9 @@ class NoteWriter:
         memory = self._revised(before, text, metadata)
         return self._embedder.steady(lambda embedder: self._update(scope, before, memory, embedder))
 
-    def _update(self, scope: Scope, before: MemCube, memory: NewMemory, embedder: Embedder) -> MemCube:
+    def _update(
+        self, scope: Scope, before: MemCube, memory: NewMemory, embedder: Embedder
+    ) -> MemCube:
         cube_id = before.id
         note = _prepare([memory], embedder)[0]
         with self._database.write() as connection:
@@ -86,7 +105,9 @@ class NoteWriter:
             present = _one(repository, cube_id, scope)
             # Text or metadata not given were taken from `before`: another writer must not have changed them since.
             _check_version(present, before.version)
-            note = replace(note, valid_from=note.created_at)  # an update holds from now on, whenever it first happened
+            note = replace(
+                note, valid_from=note.created_at
+            )  # an update holds from now on, whenever it first happened
             repository.add_version(present, note, namespace.revision, row.id, "update")
             Audit(connection, namespace.id).add("update", cube_id, version=present.version + 1)
             return _one(repository, cube_id, scope)
@@ -122,7 +143,9 @@ class NoteWriter:
             whole = scope.agent_id is None and scope.run_id is None
             ids = repository.ids(scope)
             removed = repository.delete(ids)
-            Outbox(connection, namespace.id).add(namespace.revision, [] if whole else ids, clear=whole)
+            Outbox(connection, namespace.id).add(
+                namespace.revision, [] if whole else ids, clear=whole
+            )
             if whole:
                 removed["jobs"] = Jobs(connection, namespace.id).clear()
                 Idempotency(connection, namespace.id).clear()
@@ -133,11 +156,15 @@ class NoteWriter:
 
     # ------------------------------------------------------------ inside
 
-    def _revised(self, before: MemCube, text: str | None, metadata: dict[str, Any] | None) -> NewMemory:
+    def _revised(
+        self, before: MemCube, text: str | None, metadata: dict[str, Any] | None
+    ) -> NewMemory:
         if text is None and metadata is None:
             raise InvalidInput("update needs a text, metadata or both")
         return NewMemory(
-            text=before.text or "" if text is None else check_text(text, self._settings.max_text_bytes),
+            text=before.text or ""
+            if text is None
+            else check_text(text, self._settings.max_text_bytes),
             metadata=before.metadata
             if metadata is None
             else check_metadata(metadata, self._settings.max_metadata_bytes),
@@ -187,11 +214,15 @@ def _one(repository: CubeRepository, cube_id: str, scope: Scope) -> MemCube:
     return cube
 
 
-def _reread(connection: Connection, namespace: Namespace, scope: Scope, ids: Sequence[str]) -> list[MemCube]:
+def _reread(
+    connection: Connection, namespace: Namespace, scope: Scope, ids: Sequence[str]
+) -> list[MemCube]:
     present = CubeRepository(connection, namespace.id).get(ids, scope)
     gone = [cube_id for cube_id in ids if cube_id not in present]
     if gone:
-        raise NotFound(f"the memory made under this idempotency key, {gone[0]!r}, was forgotten since")
+        raise NotFound(
+            f"the memory made under this idempotency key, {gone[0]!r}, was forgotten since"
+        )
     return [present[cube_id] for cube_id in ids]
 
 
@@ -215,5 +246,9 @@ def _trim(connection: Connection, namespace: Namespace) -> None:
 
 def _receipt(scope: Scope, ids: Sequence[str], removed: dict[str, int]) -> DeletionReceipt:
     return DeletionReceipt(
-        id=new_id(), user_id=scope.user_id, cube_ids=tuple(ids), removed=removed, deleted_at=from_us(now_us())
+        id=new_id(),
+        user_id=scope.user_id,
+        cube_ids=tuple(ids),
+        removed=removed,
+        deleted_at=from_us(now_us()),
     )

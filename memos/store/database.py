@@ -17,7 +17,12 @@ from memos.store.revision import HEAD, KNOWN
 WRITE = "memos_write"
 BUSY_TIMEOUT_MS = 10_000
 #: SQLSTATE 53100 disk_full; SQLite's SQLITE_FULL and the write errors a full or capped file system gives.
-FULL_MARKS = ("database or disk is full", "53100", "No space left on device", "could not extend file")
+FULL_MARKS = (
+    "database or disk is full",
+    "53100",
+    "No space left on device",
+    "could not extend file",
+)
 
 
 class Database:
@@ -50,9 +55,13 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """Open a write transaction: committed when the block ends, rolled back on any error."""
-        with translated(), self.engine.connect().execution_options(**{WRITE: True}) as connection:
-            with connection.begin():
-                yield connection
+        writer = self.engine.connect
+        with (
+            translated(),
+            writer().execution_options(**{WRITE: True}) as connection,
+            connection.begin(),
+        ):
+            yield connection
 
     @contextmanager
     def lease(self, name: str) -> Iterator[bool]:
@@ -63,18 +72,30 @@ class Database:
         if self.is_sqlite:
             yield True
             return
-        with translated(), self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            granted = bool(connection.scalar(text("SELECT pg_try_advisory_lock(hashtext(:name))"), {"name": name}))
+        with (
+            translated(),
+            self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
+        ):
+            granted = bool(
+                connection.scalar(
+                    text("SELECT pg_try_advisory_lock(hashtext(:name))"), {"name": name}
+                )
+            )
             try:
                 yield granted
             finally:
                 if granted:
-                    connection.execute(text("SELECT pg_advisory_unlock(hashtext(:name))"), {"name": name})
+                    connection.execute(
+                        text("SELECT pg_advisory_unlock(hashtext(:name))"), {"name": name}
+                    )
 
     def scrub(self) -> None:
         """Empty the write-ahead log so that forgotten text is on no page of any file (SQLite; elsewhere a no-op)."""
         if self.is_sqlite:
-            with translated(), self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            with (
+                translated(),
+                self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
+            ):
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
@@ -95,14 +116,18 @@ def _translate(error: DBAPIError) -> StoreFull | StoreUnavailable:
     message = str(error.orig)
     code = getattr(error.orig, "sqlstate", None) or ""
     if any(mark in message or mark == code for mark in FULL_MARKS):
-        return StoreFull("no space left in the store; nothing of this write was kept. Free some space and repeat it.")
+        return StoreFull(
+            "no space left in the store; nothing of this write was kept. Free some space and repeat it."
+        )
     return StoreUnavailable(f"the database does not answer: {message.strip()}")
 
 
 def _create(url: str) -> Engine:
     backend = make_url(url).get_backend_name()
     if backend == "sqlite":
-        engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False})
+        engine = create_engine(
+            url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}
+        )
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -110,7 +135,9 @@ def _create(url: str) -> Engine:
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # SQLAlchemy's begin event issues BEGIN, so that writers lock at once
+    connection.isolation_level = (
+        None  # SQLAlchemy's begin event issues BEGIN, so that writers lock at once
+    )
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}")
 

@@ -39,14 +39,27 @@ class LexicalIndex:
         self._frequency = GrowingArray(np.int64)  # live rows holding each term
         self._live = 0
         self._live_length = 0.0
-        self._sorted = _SortedPostings.of(*(np.empty(0, kind) for kind in (np.int32, np.int32, np.float32)), 0)
+        self._sorted = _SortedPostings(
+            np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32)
+        )
         self._norms: NDArray[np.float32] | None = None
 
     @property
     def nbytes(self) -> int:
         """Approximate bytes held."""
-        arrays = (self._terms, self._rows, self._counts, self._starts, self._lengths, self._frequency)
-        return sum(array.nbytes for array in arrays) + self._sorted.nbytes + 120 * len(self._vocabulary)
+        arrays = (
+            self._terms,
+            self._rows,
+            self._counts,
+            self._starts,
+            self._lengths,
+            self._frequency,
+        )
+        return (
+            sum(array.nbytes for array in arrays)
+            + self._sorted.nbytes
+            + 120 * len(self._vocabulary)
+        )
 
     def append(self, documents: Iterable[str]) -> None:
         """Add documents, each as its space-separated stems, as the next rows; they start switched on."""
@@ -108,7 +121,11 @@ class LexicalIndex:
         With ``weights[t] = idf(t)`` this is BM25.
         """
         result = np.zeros(len(self._lengths), np.float32)
-        known = {self._vocabulary[term]: weight for term, weight in weights.items() if term in self._vocabulary}
+        known = {
+            self._vocabulary[term]: weight
+            for term, weight in weights.items()
+            if term in self._vocabulary
+        }
         if not known:
             return result
         self._sort_if_worthwhile()

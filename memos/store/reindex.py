@@ -20,7 +20,9 @@ Progress = Callable[[int, int], None]
 class Reindexer:
     """Makes vectors and collections anew; recall goes on meanwhile."""
 
-    def __init__(self, database: Database, embedder: ServingEmbedder, relay: IndexRelay, views: ViewCache) -> None:
+    def __init__(
+        self, database: Database, embedder: ServingEmbedder, relay: IndexRelay, views: ViewCache
+    ) -> None:
         self._database = database
         self._embedder = embedder
         self._relay = relay
@@ -75,14 +77,20 @@ class Reindexer:
         with self._database.write() as connection:
             namespaces.lock(connection, namespace_id)
             repository = CubeRepository(connection, namespace_id)
-            present = repository.existing([cube_id for cube_id, _, _ in missing])  # some may be forgotten by now
-            rows = [(item[0], item[1], vector) for item, vector in zip(missing, vectors, strict=True)]
+            present = repository.existing(
+                [cube_id for cube_id, _, _ in missing]
+            )  # some may be forgotten by now
+            rows = [
+                (item[0], item[1], vector) for item, vector in zip(missing, vectors, strict=True)
+            ]
             repository.add_vectors([row for row in rows if row[0] in present], embedder_id)
         return len(missing)
 
     def _switch(self, embedder: Embedder, embedder_id: int) -> None:
         with self._database.write() as connection:
-            namespaces.forget_all_indexes(connection)  # locks every namespace: no writer is under way from here on
+            namespaces.forget_all_indexes(
+                connection
+            )  # locks every namespace: no writer is under way from here on
             for namespace in list(namespaces.every(connection)):
                 repository = CubeRepository(connection, namespace.id)
                 _embed_rest(repository, embedder, embedder_id)
@@ -96,5 +104,6 @@ def _embed_rest(repository: CubeRepository, embedder: Embedder, embedder_id: int
     while missing := repository.unembedded(embedder_id, BATCH):
         vectors = embedder.embed([text for _, _, text in missing])
         repository.add_vectors(
-            [(item[0], item[1], vector) for item, vector in zip(missing, vectors, strict=True)], embedder_id
+            [(item[0], item[1], vector) for item, vector in zip(missing, vectors, strict=True)],
+            embedder_id,
         )

@@ -122,7 +122,9 @@ class IndexRelay:
 
     def _due(self, namespace: Namespace) -> bool:
         grown = namespace.collection is None and namespace.memories >= self._threshold
-        return grown or (namespace.collection is not None and namespace.indexed_revision < namespace.revision)
+        return grown or (
+            namespace.collection is not None and namespace.indexed_revision < namespace.revision
+        )
 
 
 def collection_name(namespace_id: int, embedder_id: int) -> str:
@@ -134,5 +136,6 @@ def _removals(connection: Connection, namespace: Namespace, since: int) -> tuple
     if not since:
         return [], False
     removals = Outbox(connection, namespace.id).removals(since, namespace.revision)
-    return [cube_id for removal in removals for cube_id in removal.cube_ids], any(r.clear for r in removals)
-
+    return [cube_id for removal in removals for cube_id in removal.cube_ids], any(
+        r.clear for r in removals
+    )

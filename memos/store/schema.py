@@ -1,8 +1,8 @@
 """Tables. SQL is the truth; everything else in this package can be rebuilt from it.
 
-Times are microseconds since the epoch (UTC) in ``BigInteger`` columns: one meaning on SQLite and PostgreSQL, no parsing.
-Vectors are little-endian float32 bytes of unit length. Every *memory table* carries ``namespace_id`` and may be queried
-only through :class:`memos.store.scoped.ScopedRepository`.
+Times are microseconds since the epoch (UTC) in ``BigInteger`` columns: one meaning on SQLite and PostgreSQL, no
+parsing. Vectors are little-endian float32 bytes of unit length. Every *memory table* carries ``namespace_id``
+and may be queried only through :class:`memos.store.scoped.ScopedRepository`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ NAME = String(256)
 
 
 def _namespace() -> Column[int]:
-    return Column("namespace_id", Integer, ForeignKey("namespaces.id", ondelete="CASCADE"), nullable=False)
+    return Column(
+        "namespace_id", Integer, ForeignKey("namespaces.id", ondelete="CASCADE"), nullable=False
+    )
 
 
 #: ``revision`` grows by one with every write transaction of the namespace; its row lock orders writers.
@@ -103,7 +105,7 @@ cubes = Table(
     Index("ix_cubes_namespace_id_revision", "namespace_id", "revision"),
 )
 
-#: Content of a plaintext cube, one row per version. ``terms`` are its stems, space separated: the lexical index's truth.
+#: Content of a plaintext cube, one row per version. ``terms`` are its stems: the lexical index's truth.
 versions = Table(
     "versions",
     metadata,
@@ -215,7 +217,11 @@ idempotency = Table(
     metadata,
     Column("key", NAME, primary_key=True),
     Column(
-        "namespace_id", Integer, ForeignKey("namespaces.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+        "namespace_id",
+        Integer,
+        ForeignKey("namespaces.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
     ),
     Column("digest", String(64), nullable=False),
     Column("cube_ids", Json, nullable=False),

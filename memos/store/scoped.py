@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Delete, Select, Table, Update, delete, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Delete,
+    Select,
+    Table,
+    Update,
+    delete,
+    insert,
+    select,
+    update,
+)
 
 from memos.cube import Scope
 from memos.errors import NotFound
@@ -27,7 +38,9 @@ class ScopedRepository:
 
     def _insert(self, table: Table, rows: list[dict[str, Any]]) -> None:
         if rows:
-            self.connection.execute(insert(table), [{**row, "namespace_id": self.namespace_id} for row in rows])
+            self.connection.execute(
+                insert(table), [{**row, "namespace_id": self.namespace_id} for row in rows]
+            )
 
     def _update(self, table: Table) -> Update:
         return update(table).where(table.c.namespace_id == self.namespace_id)

@@ -69,7 +69,9 @@ class VectorIndex:
 
         try:
             collection = self._collection(name, create=False)
-            found = self._call(collection.query, query_embeddings=query[None, :], n_results=count, include=[])
+            found = self._call(
+                collection.query, query_embeddings=query[None, :], n_results=count, include=[]
+            )
         except NotFoundError as error:
             with self._lock:
                 self._collections.pop(name, None)
@@ -111,13 +113,14 @@ class VectorIndex:
         if self._url is None:
             return chromadb.PersistentClient(str(self._path), settings=settings)
         parts = urlsplit(self._url)
-        return self._call(
+        client: ClientAPI = self._call(
             chromadb.HttpClient,
             host=parts.hostname or "localhost",
             port=parts.port or (443 if parts.scheme == "https" else 8000),
             ssl=parts.scheme == "https",
             settings=settings,
         )
+        return client
 
     def _collection(self, name: str, *, create: bool) -> Collection:
         with self._lock:
@@ -126,14 +129,17 @@ class VectorIndex:
             return self._collections[name]
 
     def _open(self, name: str, *, create: bool) -> Collection:
+        collection: Collection
         if not create:
-            return self._call(self._client.get_collection, name, embedding_function=None)
-        return self._call(
+            collection = self._call(self._client.get_collection, name, embedding_function=None)
+            return collection
+        collection = self._call(
             self._client.get_or_create_collection,
             name,
             embedding_function=None,
             configuration={"hnsw": {"space": "cosine", "ef_search": EF_SEARCH}},
         )
+        return collection
 
     def _call(self, function: Any, *arguments: Any, **options: Any) -> Any:
         import httpx

@@ -25,7 +25,9 @@ from memos.store.records import Outbox
 
 NEVER = np.iinfo(np.int64).max
 NONE = -1
-_ROW_OVERHEAD = 600  # bytes of Python objects per row: id, digest, metadata, list and dictionary entries
+_ROW_OVERHEAD = (
+    600  # bytes of Python objects per row: id, digest, metadata, list and dictionary entries
+)
 _DEAD_SHARE = 0.25
 
 
@@ -63,7 +65,9 @@ class NamespaceView:
     def nbytes(self) -> int:
         """Approximate bytes held."""
         arrays = (self._vectors, self._times, self._chain, self._speaker, self._flags)
-        return sum(array.nbytes for array in arrays) + self.lexical.nbytes + _ROW_OVERHEAD * len(self)
+        return (
+            sum(array.nbytes for array in arrays) + self.lexical.nbytes + _ROW_OVERHEAD * len(self)
+        )
 
     @property
     def vectors(self) -> NDArray[np.float32]:
@@ -141,7 +145,9 @@ class NamespaceView:
         if self.revision >= namespace.revision:
             return
         if self.revision:
-            for removal in Outbox(connection, self.namespace_id).removals(self.revision, namespace.revision):
+            for removal in Outbox(connection, self.namespace_id).removals(
+                self.revision, namespace.revision
+            ):
                 self._remove(list(self._history) if removal.clear else removal.cube_ids)
         repository = CubeRepository(connection, self.namespace_id)
         self._append(list(repository.entries(self.revision, self.embedder_id)))
@@ -164,8 +170,8 @@ class NamespaceView:
             if entry.version == entry.current:
                 self.row_of[entry.cube_id] = row
                 self._link(row, entry.run_id, earlier.get(entry.cube_id))
-        for row in np.flatnonzero(~self.current[first:]) + first:
-            self.lexical.switch_off(int(row))
+        for old in (np.flatnonzero(~self.current[first:]) + first).tolist():
+            self.lexical.switch_off(old)
 
     def _extend(self, entries: Sequence[Row[Any]]) -> None:
         """Append the plain arrays; chains are linked afterwards."""
@@ -173,7 +179,9 @@ class NamespaceView:
         blank = bytes(dimension * FLOAT32.itemsize)
         packed = b"".join(entry.vector if entry.vector is not None else blank for entry in entries)
         self._vectors.extend(np.frombuffer(packed, FLOAT32).reshape(len(entries), dimension))
-        self._times.extend([_times(entry, following) for entry, following in _with_following(entries)])
+        self._times.extend(
+            [_times(entry, following) for entry, following in _with_following(entries)]
+        )
         self._flags.extend([_flags(entry) for entry in entries])
         self._chain.extend(np.full((len(entries), 2), NONE, np.int32))
         self._speaker.extend([self._speaker_number(entry.author) for entry in entries])
@@ -236,7 +244,10 @@ def _with_following(entries: Sequence[Row[Any]]) -> Iterable[tuple[Row[Any], Row
     """Pair each version with the next one of the same memory, if any."""
     for index, entry in enumerate(entries):
         following = entries[index + 1] if index + 1 < len(entries) else None
-        yield entry, following if following is not None and following.cube_id == entry.cube_id else None
+        yield (
+            entry,
+            following if following is not None and following.cube_id == entry.cube_id else None,
+        )
 
 
 def _times(entry: Row[Any], following: Row[Any] | None) -> tuple[int, int, int, int, int]:

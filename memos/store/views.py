@@ -21,7 +21,9 @@ class ViewCache:
         self._views: OrderedDict[int, NamespaceView] = OrderedDict()
         self._sizes: dict[int, int] = {}
 
-    def current(self, connection: Connection, namespace: Namespace, embedder: EmbedderRow) -> NamespaceView:
+    def current(
+        self, connection: Connection, namespace: Namespace, embedder: EmbedderRow
+    ) -> NamespaceView:
         """Return the view of ``namespace`` as of the connection's snapshot, loading or catching up as needed."""
         view = self._find(namespace, embedder)
         with view.lock:

@@ -1,0 +1,133 @@
+"""Operations by name with plain data both ways: what every transport (embedded, HTTP, MCP) speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from memos.config import Settings
+from memos.cube import DEFAULT_TENANT, DEFAULT_USER, Scope
+from memos.embedding.base import Embedder
+from memos.engine import MemoryOS
+from memos.errors import InvalidInput
+
+Payload = dict[str, Any]
+
+
+class Wire:
+    """One tenant's access to an engine."""
+
+    def __init__(self, engine: MemoryOS, tenant: str = DEFAULT_TENANT) -> None:
+        self.engine = engine
+        self._tenant = tenant
+        self._operations: dict[str, Callable[[Payload], Any]] = {
+            "store": self._store,
+            "store_many": self._store_many,
+            "recall": self._recall,
+            "get": self._get,
+            "list": self._list,
+            "history": self._history,
+            "links": self._links,
+            "update": self._update,
+            "forget": self._forget,
+            "forget_all": self._forget_all,
+            "export": self._export,
+            "import": self._import,
+            "stats": self._stats,
+        }
+
+    def call(self, operation: str, payload: Payload) -> Any:
+        """Run one operation. Raises :class:`memos.errors.MemosError`."""
+        return self._operations[operation](payload)
+
+    def close(self) -> None:
+        """Close the engine."""
+        self.engine.close()
+
+    # ------------------------------------------------------------ operations
+
+    def _store(self, payload: Payload) -> Any:
+        try:
+            cubes = self.engine.store_many(
+                self._scope(payload), [payload["item"]], idempotency_key=payload["idempotency_key"]
+            )
+        except InvalidInput as error:
+            raise error.whole() from error
+        return cubes[0].model_dump()
+
+    def _store_many(self, payload: Payload) -> Any:
+        cubes = self.engine.store_many(
+            self._scope(payload), payload["items"], idempotency_key=payload["idempotency_key"]
+        )
+        return [cube.model_dump() for cube in cubes]
+
+    def _recall(self, payload: Payload) -> Any:
+        options = {
+            name: payload[name] for name in ("top_k", "filters", "as_of", "max_tokens", "explain")
+        }
+        return self.engine.recall(self._scope(payload), payload["query"], **options).model_dump()
+
+    def _get(self, payload: Payload) -> Any:
+        return self.engine.get(self._tenant, payload["id"], user_id=payload["user_id"]).model_dump()
+
+    def _list(self, payload: Payload) -> Any:
+        cubes = self.engine.list(
+            self._scope(payload), limit=payload["limit"], after=payload["after"]
+        )
+        return [cube.model_dump() for cube in cubes]
+
+    def _history(self, payload: Payload) -> Any:
+        versions = self.engine.history(self._tenant, payload["id"], user_id=payload["user_id"])
+        return [version.model_dump() for version in versions]
+
+    def _links(self, payload: Payload) -> Any:
+        links = self.engine.links(self._tenant, payload["id"], user_id=payload["user_id"])
+        return [link.model_dump() for link in links]
+
+    def _update(self, payload: Payload) -> Any:
+        options = {
+            name: payload[name] for name in ("user_id", "text", "metadata", "expected_version")
+        }
+        return self.engine.update(self._tenant, payload["id"], **options).model_dump()
+
+    def _forget(self, payload: Payload) -> Any:
+        return self.engine.forget(
+            self._tenant, payload["id"], user_id=payload["user_id"]
+        ).model_dump()
+
+    def _forget_all(self, payload: Payload) -> Any:
+        return self.engine.forget_all(self._scope(payload)).model_dump()
+
+    def _export(self, payload: Payload) -> Any:
+        return self.engine.export(self._scope(payload), Path(payload["path"]))
+
+    def _import(self, payload: Payload) -> Any:
+        report = self.engine.import_(
+            self._scope(payload), Path(payload["path"]), strict=payload["strict"]
+        )
+        return report.model_dump()
+
+    def _stats(self, payload: Payload) -> Any:
+        return self.engine.stats(self._scope(payload)).model_dump()
+
+    def _scope(self, payload: Payload) -> Scope:
+        named = {name: payload.get(name) for name in ("user_id", "agent_id", "run_id")}
+        for name, value in named.items():
+            if value is not None and not isinstance(value, str):
+                raise InvalidInput(f"{name} must be a string, not {type(value).__name__}")
+        user_id = named["user_id"] if named["user_id"] is not None else DEFAULT_USER
+        return Scope(
+            tenant=self._tenant, user_id=user_id, agent_id=named["agent_id"], run_id=named["run_id"]
+        )
+
+
+def open_embedded(path: str | Path | None, embedder: str | Embedder | None) -> Wire:
+    """Open the embedded store in ``path`` (default: the settings' home) for the tenant ``default``."""
+    given: dict[str, Any] = {}
+    if path is not None:
+        given["home"] = Path(path)
+    if isinstance(embedder, str):
+        given["embedder"] = embedder
+        embedder = None
+    return Wire(MemoryOS(Settings(**given), embedder))

@@ -1,0 +1,483 @@
+"""The client: ``Memory`` and ``AsyncMemory``, the same methods on both, embedded or over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from memos_sdk import _operations as operations
+from memos_sdk._embedded import EmbeddedTransport
+from memos_sdk._operations import Operation, Time
+from memos_sdk._transport import Transport
+from memos_sdk.errors import InvalidInput
+from memos_sdk.types import (
+    CubeVersion,
+    DeletionReceipt,
+    ImportReport,
+    Link,
+    MemCube,
+    RecallResult,
+    Statistics,
+)
+
+T = TypeVar("T")
+
+
+def _open(url: str | None, path: str | Path | None, embedder: Any) -> Transport:
+    if url is not None:
+        raise InvalidInput(
+            f"{url!r}: this version opens embedded stores only; use Memory(path=...)"
+        )
+    return EmbeddedTransport(path, embedder)
+
+
+class Memory:
+    """The memory of an agent.
+
+    ``Memory(path="./data")`` opens an embedded store; ``Memory()`` the one in ``MEMOS_HOME`` or the platform's data
+    directory. ``embedder`` names a model or is an object with ``identity``, ``dimension``, ``embed`` and
+    ``count_tokens``. An omitted ``user_id`` means the namespace ``default``, except where an id names the memory.
+    Every method raises :class:`memos_sdk.errors.MemosError` or a subclass.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        path: str | Path | None = None,
+        embedder: Any = None,
+    ) -> None:
+        self._api_key = api_key
+        self._transport = _open(url, path, embedder)
+
+    def store(
+        self,
+        text: str,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        event_time: Time = None,
+        expires_at: Time = None,
+        infer: bool = True,
+        idempotency_key: str | None = None,
+    ) -> MemCube:
+        """Store one memory and return it; it can be recalled at once.
+
+        A naive ``event_time`` or ``expires_at`` is taken as UTC. The same ``idempotency_key`` within 24 h returns the
+        memory made the first time.
+        """
+        return self._call(
+            operations.store(
+                text,
+                user_id,
+                agent_id,
+                run_id,
+                metadata,
+                event_time,
+                expires_at,
+                infer,
+                idempotency_key,
+            )
+        )
+
+    def store_many(
+        self,
+        items: Sequence[Mapping[str, Any]],
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> builtins.list[MemCube]:
+        """Store all items or none; each is ``{"text": ..., "metadata": ..., "event_time": ..., ...}``.
+
+        A bad item is named by the error's ``index``.
+        """
+        return self._call(operations.store_many(items, user_id, agent_id, run_id, idempotency_key))
+
+    def recall(
+        self,
+        query: str,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        top_k: int = 10,
+        filters: Mapping[str, Any] | None = None,
+        as_of: Time = None,
+        max_tokens: int | None = None,
+        explain: bool = False,
+    ) -> RecallResult:
+        """Return the memories that answer ``query``, best first.
+
+        ``filters`` restrict before ranking, ``as_of`` asks what held at that time, ``max_tokens`` bounds the text block
+        ``context``, ``explain`` adds the parts of every score and the time of every stage.
+        """
+        return self._call(
+            operations.recall(
+                query, user_id, agent_id, run_id, top_k, filters, as_of, max_tokens, explain
+            )
+        )
+
+    def get(
+        self,
+        cube_id: str,
+        *,
+        user_id: str | None = None,
+    ) -> MemCube:
+        """Return one memory; raises ``NotFound``."""
+        return self._call(operations.get(cube_id, user_id))
+
+    def list(
+        self,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> builtins.list[MemCube]:
+        """Return up to ``limit`` memories in the order they were stored.
+
+        ``after`` is the last id of the page before.
+        """
+        return self._call(operations.list_(user_id, agent_id, run_id, limit, after))
+
+    def history(
+        self,
+        cube_id: str,
+        *,
+        user_id: str | None = None,
+    ) -> builtins.list[CubeVersion]:
+        """Return every version of a memory, oldest first."""
+        return self._call(operations.history(cube_id, user_id))
+
+    def links(
+        self,
+        cube_id: str,
+        *,
+        user_id: str | None = None,
+    ) -> builtins.list[Link]:
+        """Return the links of a memory, strongest first."""
+        return self._call(operations.links(cube_id, user_id))
+
+    def update(
+        self,
+        cube_id: str,
+        *,
+        text: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        expected_version: int | None = None,
+        user_id: str | None = None,
+    ) -> MemCube:
+        """Write a new version; ``metadata`` replaces the old whole.
+
+        Raises ``VersionConflict`` when ``expected_version`` is no longer the current one.
+        """
+        return self._call(operations.update(cube_id, text, metadata, expected_version, user_id))
+
+    def forget(
+        self,
+        cube_id: str,
+        *,
+        user_id: str | None = None,
+    ) -> DeletionReceipt:
+        """Delete one memory everywhere; the receipt says what was removed."""
+        return self._call(operations.forget(cube_id, user_id))
+
+    def forget_all(
+        self,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+    ) -> DeletionReceipt:
+        """Delete every memory of a user, or of one agent or run of that user."""
+        return self._call(operations.forget_all(user_id, agent_id, run_id))
+
+    def export(
+        self,
+        path: str | Path,
+        *,
+        user_id: str | None = None,
+    ) -> int:
+        """Write a user's memories to a JSON Lines file; return how many."""
+        return self._call(operations.export(path, user_id))
+
+    def import_(
+        self,
+        path: str | Path,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        strict: bool = False,
+    ) -> ImportReport:
+        """Read memories from a file: own export, JSON Lines, LoCoMo or a chat log.
+
+        Malformed lines are reported and left out; under ``strict`` the first one refuses the whole file.
+        """
+        return self._call(operations.import_(path, user_id, agent_id, run_id, strict))
+
+    def stats(
+        self,
+        *,
+        user_id: str | None = None,
+    ) -> Statistics:
+        """Return what a user's namespace holds."""
+        return self._call(operations.stats(user_id))
+
+    def close(self) -> None:
+        """Release the store; closing twice is harmless."""
+        self._transport.close()
+
+    def __enter__(self) -> Memory:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _call(self, operation: Operation[T]) -> T:
+        return operation.read(self._transport.call(operation.name, operation.payload))
+
+
+class AsyncMemory:
+    """As :class:`Memory`, for asyncio: the engine works in threads, the event loop stays free.
+
+    The store is opened by the first call.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        path: str | Path | None = None,
+        embedder: Any = None,
+    ) -> None:
+        self._arguments = (url, path, embedder)
+        self._api_key = api_key
+        self._transport: Transport | None = None
+        self._opening = asyncio.Lock()
+
+    async def store(
+        self,
+        text: str,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        event_time: Time = None,
+        expires_at: Time = None,
+        infer: bool = True,
+        idempotency_key: str | None = None,
+    ) -> MemCube:
+        """Store one memory and return it; it can be recalled at once.
+
+        A naive ``event_time`` or ``expires_at`` is taken as UTC. The same ``idempotency_key`` within 24 h returns the
+        memory made the first time.
+        """
+        return await self._call(
+            operations.store(
+                text,
+                user_id,
+                agent_id,
+                run_id,
+                metadata,
+                event_time,
+                expires_at,
+                infer,
+                idempotency_key,
+            )
+        )
+
+    async def store_many(
+        self,
+        items: Sequence[Mapping[str, Any]],
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> builtins.list[MemCube]:
+        """Store all items or none; each is ``{"text": ..., "metadata": ..., "event_time": ..., ...}``.
+
+        A bad item is named by the error's ``index``.
+        """
+        return await self._call(
+            operations.store_many(items, user_id, agent_id, run_id, idempotency_key)
+        )
+
+    async def recall(
+        self,
+        query: str,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        top_k: int = 10,
+        filters: Mapping[str, Any] | None = None,
+        as_of: Time = None,
+        max_tokens: int | None = None,
+        explain: bool = False,
+    ) -> RecallResult:
+        """Return the memories that answer ``query``, best first.
+
+        ``filters`` restrict before ranking, ``as_of`` asks what held at that time, ``max_tokens`` bounds the text block
+        ``context``, ``explain`` adds the parts of every score and the time of every stage.
+        """
+        return await self._call(
+            operations.recall(
+                query, user_id, agent_id, run_id, top_k, filters, as_of, max_tokens, explain
+            )
+        )
+
+    async def get(
+        self,
+        cube_id: str,
+        *,
+        user_id: str | None = None,
+    ) -> MemCube:
+        """Return one memory; raises ``NotFound``."""
+        return await self._call(operations.get(cube_id, user_id))
+
+    async def list(
+        self,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> builtins.list[MemCube]:
+        """Return up to ``limit`` memories in the order they were stored.
+
+        ``after`` is the last id of the page before.
+        """
+        return await self._call(operations.list_(user_id, agent_id, run_id, limit, after))
+
+    async def history(
+        self,
+        cube_id: str,
+        *,
+        user_id: str | None = None,
+    ) -> builtins.list[CubeVersion]:
+        """Return every version of a memory, oldest first."""
+        return await self._call(operations.history(cube_id, user_id))
+
+    async def links(
+        self,
+        cube_id: str,
+        *,
+        user_id: str | None = None,
+    ) -> builtins.list[Link]:
+        """Return the links of a memory, strongest first."""
+        return await self._call(operations.links(cube_id, user_id))
+
+    async def update(
+        self,
+        cube_id: str,
+        *,
+        text: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        expected_version: int | None = None,
+        user_id: str | None = None,
+    ) -> MemCube:
+        """Write a new version; ``metadata`` replaces the old whole.
+
+        Raises ``VersionConflict`` when ``expected_version`` is no longer the current one.
+        """
+        return await self._call(
+            operations.update(cube_id, text, metadata, expected_version, user_id)
+        )
+
+    async def forget(
+        self,
+        cube_id: str,
+        *,
+        user_id: str | None = None,
+    ) -> DeletionReceipt:
+        """Delete one memory everywhere; the receipt says what was removed."""
+        return await self._call(operations.forget(cube_id, user_id))
+
+    async def forget_all(
+        self,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+    ) -> DeletionReceipt:
+        """Delete every memory of a user, or of one agent or run of that user."""
+        return await self._call(operations.forget_all(user_id, agent_id, run_id))
+
+    async def export(
+        self,
+        path: str | Path,
+        *,
+        user_id: str | None = None,
+    ) -> int:
+        """Write a user's memories to a JSON Lines file; return how many."""
+        return await self._call(operations.export(path, user_id))
+
+    async def import_(
+        self,
+        path: str | Path,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        strict: bool = False,
+    ) -> ImportReport:
+        """Read memories from a file: own export, JSON Lines, LoCoMo or a chat log.
+
+        Malformed lines are reported and left out; under ``strict`` the first one refuses the whole file.
+        """
+        return await self._call(operations.import_(path, user_id, agent_id, run_id, strict))
+
+    async def stats(
+        self,
+        *,
+        user_id: str | None = None,
+    ) -> Statistics:
+        """Return what a user's namespace holds."""
+        return await self._call(operations.stats(user_id))
+
+    async def close(self) -> None:
+        """Release the store; closing twice is harmless."""
+        if self._transport is not None:
+            await asyncio.to_thread(self._transport.close)
+
+    async def __aenter__(self) -> AsyncMemory:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _call(self, operation: Operation[T]) -> T:
+        transport = await self._opened()
+        answer = await asyncio.to_thread(transport.call, operation.name, operation.payload)
+        return operation.read(answer)
+
+    async def _opened(self) -> Transport:
+        async with self._opening:
+            if self._transport is None:
+                self._transport = await asyncio.to_thread(_open, *self._arguments)
+            return self._transport

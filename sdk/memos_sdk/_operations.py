@@ -1,0 +1,170 @@
+"""Arguments to payloads and answers to values: what the sync and the async client share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import TypeAdapter
+
+from memos_sdk.types import (
+    CubeVersion,
+    DeletionReceipt,
+    ImportReport,
+    Link,
+    MemCube,
+    RecallResult,
+    Statistics,
+)
+
+T = TypeVar("T")
+Time = datetime | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Operation(Generic[T]):
+    """A call ready to be carried: its name, its payload, and how to read the answer."""
+
+    name: str
+    payload: dict[str, Any]
+    read: Callable[[Any], T]
+
+
+_cubes = TypeAdapter(list[MemCube]).validate_python
+_versions = TypeAdapter(list[CubeVersion]).validate_python
+_links = TypeAdapter(list[Link]).validate_python
+
+
+def store(
+    text: str,
+    user_id: str | None,
+    agent_id: str | None,
+    run_id: str | None,
+    metadata: Mapping[str, Any] | None,
+    event_time: Time,
+    expires_at: Time,
+    infer: bool,
+    idempotency_key: str | None,
+) -> Operation[MemCube]:
+    item = {
+        "text": text,
+        "metadata": metadata,
+        "event_time": event_time,
+        "expires_at": expires_at,
+        "infer": infer,
+    }
+    payload = {
+        "item": item,
+        **_scope(user_id, agent_id, run_id),
+        "idempotency_key": idempotency_key,
+    }
+    return Operation("store", payload, MemCube.model_validate)
+
+
+def store_many(
+    items: Sequence[Mapping[str, Any]],
+    user_id: str | None,
+    agent_id: str | None,
+    run_id: str | None,
+    idempotency_key: str | None,
+) -> Operation[list[MemCube]]:
+    payload = {
+        "items": items,
+        **_scope(user_id, agent_id, run_id),
+        "idempotency_key": idempotency_key,
+    }
+    return Operation("store_many", payload, _cubes)
+
+
+def recall(
+    query: str,
+    user_id: str | None,
+    agent_id: str | None,
+    run_id: str | None,
+    top_k: int,
+    filters: Mapping[str, Any] | None,
+    as_of: Time,
+    max_tokens: int | None,
+    explain: bool,
+) -> Operation[RecallResult]:
+    payload = {
+        "query": query,
+        **_scope(user_id, agent_id, run_id),
+        "top_k": top_k,
+        "filters": filters,
+        "as_of": as_of,
+        "max_tokens": max_tokens,
+        "explain": explain,
+    }
+    return Operation("recall", payload, RecallResult.model_validate)
+
+
+def get(cube_id: str, user_id: str | None) -> Operation[MemCube]:
+    return Operation("get", {"id": cube_id, "user_id": user_id}, MemCube.model_validate)
+
+
+def list_(
+    user_id: str | None, agent_id: str | None, run_id: str | None, limit: int, after: str | None
+) -> Operation[list[MemCube]]:
+    return Operation(
+        "list", {**_scope(user_id, agent_id, run_id), "limit": limit, "after": after}, _cubes
+    )
+
+
+def history(cube_id: str, user_id: str | None) -> Operation[list[CubeVersion]]:
+    return Operation("history", {"id": cube_id, "user_id": user_id}, _versions)
+
+
+def links(cube_id: str, user_id: str | None) -> Operation[list[Link]]:
+    return Operation("links", {"id": cube_id, "user_id": user_id}, _links)
+
+
+def update(
+    cube_id: str,
+    text: str | None,
+    metadata: Mapping[str, Any] | None,
+    expected_version: int | None,
+    user_id: str | None,
+) -> Operation[MemCube]:
+    payload = {
+        "id": cube_id,
+        "text": text,
+        "metadata": metadata,
+        "expected_version": expected_version,
+        "user_id": user_id,
+    }
+    return Operation("update", payload, MemCube.model_validate)
+
+
+def forget(cube_id: str, user_id: str | None) -> Operation[DeletionReceipt]:
+    return Operation("forget", {"id": cube_id, "user_id": user_id}, DeletionReceipt.model_validate)
+
+
+def forget_all(
+    user_id: str | None, agent_id: str | None, run_id: str | None
+) -> Operation[DeletionReceipt]:
+    return Operation(
+        "forget_all", _scope(user_id, agent_id, run_id), DeletionReceipt.model_validate
+    )
+
+
+def export(path: str | Path, user_id: str | None) -> Operation[int]:
+    return Operation("export", {"path": str(path), "user_id": user_id}, int)
+
+
+def import_(
+    path: str | Path, user_id: str | None, agent_id: str | None, run_id: str | None, strict: bool
+) -> Operation[ImportReport]:
+    payload = {"path": str(path), **_scope(user_id, agent_id, run_id), "strict": strict}
+    return Operation("import", payload, ImportReport.model_validate)
+
+
+def stats(user_id: str | None) -> Operation[Statistics]:
+    return Operation("stats", {"user_id": user_id}, Statistics.model_validate)
+
+
+def _scope(user_id: str | None, agent_id: str | None, run_id: str | None) -> dict[str, str | None]:
+    return {"user_id": user_id, "agent_id": agent_id, "run_id": run_id}

@@ -1,0 +1,166 @@
+"""The errors a memory call can raise: the server's tree, mirrored by problem code.
+
+MemosError
+├── InvalidInput ── InvalidText, InvalidFilter, ImportRefused
+├── NotFound
+├── Conflict ── VersionConflict, IllegalTransition, IdempotencyConflict, EmbedderMismatch
+├── StoreError ── StoreInUse, StoreTooNew, StoreFull, StoreUnavailable, StoreClosed, EmbedderUnavailable
+└── NotInstalled   the embedded engine (agent-memos) is missing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class MemosError(Exception):
+    """Root of the tree. ``problem`` is the RFC 9457 body, ``status`` its HTTP status."""
+
+    code: ClassVar[str] = "internal-error"
+
+    def __init__(self, message: str, problem: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.problem = dict(problem or {})
+
+    @property
+    def status(self) -> int:
+        """HTTP status of the problem."""
+        return int(self.problem.get("status", 500))
+
+    @property
+    def index(self) -> int | None:
+        """Which item of a batch was bad (0-based), if the error names one."""
+        index = self.problem.get("index")
+        return None if index is None else int(index)
+
+
+class InvalidInput(MemosError):
+    """A request that can never succeed as it stands."""
+
+    code = "invalid-input"
+
+
+class InvalidText(InvalidInput):
+    """Text that cannot be stored."""
+
+    code = "invalid-text"
+
+
+class InvalidFilter(InvalidInput):
+    """A filter outside the grammar."""
+
+    code = "invalid-filter"
+
+
+class ImportRefused(InvalidInput):
+    """A strict import met a malformed line; nothing was imported."""
+
+    code = "import-refused"
+
+
+class NotFound(MemosError):
+    """No such memory here."""
+
+    code = "not-found"
+
+
+class Conflict(MemosError):
+    """The request contradicts the present state."""
+
+    code = "conflict"
+
+
+class VersionConflict(Conflict):
+    """``expected_version`` is stale; :attr:`current_version` is the one to use."""
+
+    code = "version-conflict"
+
+    @property
+    def current_version(self) -> int | None:
+        """The version the memory is at."""
+        version = self.problem.get("current_version")
+        return None if version is None else int(version)
+
+
+class IllegalTransition(Conflict):
+    """A state move that is not allowed."""
+
+    code = "illegal-transition"
+
+
+class IdempotencyConflict(Conflict):
+    """The idempotency key was used with a different request."""
+
+    code = "idempotency-conflict"
+
+
+class EmbedderMismatch(Conflict):
+    """The store was embedded by another model."""
+
+    code = "embedder-mismatch"
+
+
+class StoreError(MemosError):
+    """The store cannot serve the request."""
+
+    code = "store-error"
+
+
+class StoreInUse(StoreError):
+    """Another process has the embedded store open."""
+
+    code = "store-in-use"
+
+
+class StoreTooNew(StoreError):
+    """The store was written by a newer version."""
+
+    code = "store-too-new"
+
+
+class StoreFull(StoreError):
+    """No space left; nothing of the write was kept."""
+
+    code = "store-full"
+
+
+class StoreUnavailable(StoreError):
+    """The database or index cannot be reached."""
+
+    code = "store-unavailable"
+
+
+class StoreClosed(StoreError):
+    """Used after ``close()``."""
+
+    code = "store-closed"
+
+
+class EmbedderUnavailable(StoreError):
+    """The embedding model cannot be used."""
+
+    code = "embedder-unavailable"
+
+
+class NotInstalled(MemosError):
+    """Embedded use needs the engine: ``pip install agent-memos``."""
+
+    code = "not-installed"
+
+
+def _tree(root: type[MemosError]) -> dict[str, type[MemosError]]:
+    found = {root.code: root}
+    for child in root.__subclasses__():
+        found.update(_tree(child))
+    return found
+
+
+BY_CODE = _tree(MemosError)
+
+
+def from_problem(problem: Mapping[str, Any]) -> MemosError:
+    """Return the error a problem body stands for; an unknown code becomes the root class."""
+    kind = BY_CODE.get(str(problem.get("code")), MemosError)
+    return kind(str(problem.get("detail", "the memory service answered with an error")), problem)

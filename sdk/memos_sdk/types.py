@@ -1,0 +1,185 @@
+"""What memory calls return. Times are aware UTC datetimes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Model(BaseModel):
+    """Immutable; fields a newer server adds are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Scope(Model):
+    """Whose memory it is."""
+
+    tenant: str
+    user_id: str
+    agent_id: str | None = None
+    run_id: str | None = None
+
+
+class Descriptor(Model):
+    """What it is about."""
+
+    title: str | None = None
+    keywords: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    context: str | None = None
+    language: str | None = None
+
+
+class Times(Model):
+    """When it was stored, when it happened, how long it holds."""
+
+    created_at: datetime
+    updated_at: datetime
+    event_time: datetime | None = None
+    valid_from: datetime
+    valid_to: datetime | None = None
+    expires_at: datetime | None = None
+
+
+class Parent(Model):
+    """One exact version something was derived from."""
+
+    cube_id: str
+    version: int
+
+
+class Provenance(Model):
+    """Where it came from."""
+
+    source: str
+    author: str | None = None
+    infer: bool
+    parents: tuple[Parent, ...] = ()
+
+
+class Governance(Model):
+    """Who may see it, and whether schedulers may touch it."""
+
+    sensitivity: str
+    pinned: bool
+    frozen: bool
+    acl: tuple[str, ...] = ()
+
+
+class Behaviour(Model):
+    """How it has been used."""
+
+    recall_count: int
+    last_recalled_at: datetime | None = None
+    heat: float
+
+
+class MemCube(Model):
+    """A memory. ``kind`` is its tier: plaintext, activation or parametric."""
+
+    id: str
+    scope: Scope
+    kind: str
+    state: str
+    version: int
+    digest: str
+    text: str | None = None
+    metadata: dict[str, Any]
+    descriptor: Descriptor
+    time: Times
+    provenance: Provenance
+    governance: Governance
+    behaviour: Behaviour
+
+
+class CubeVersion(Model):
+    """One entry of a memory's history."""
+
+    cube_id: str
+    version: int
+    text: str
+    metadata: dict[str, Any]
+    digest: str
+    author: str | None = None
+    reason: str | None = None
+    created_at: datetime
+    valid_from: datetime
+
+
+class Link(Model):
+    """A typed edge between two memories."""
+
+    source_id: str
+    target_id: str
+    type: str
+    score: float
+    author: str
+    created_at: datetime
+
+
+class Hit(Model):
+    """One recalled memory. ``why`` is there under ``explain=True``."""
+
+    id: str
+    text: str
+    score: float
+    version: int
+    metadata: dict[str, Any]
+    links: tuple[Link, ...] = ()
+    agent_id: str | None = None
+    run_id: str | None = None
+    event_time: datetime
+    why: dict[str, Any] | None = None
+
+
+class RecallResult(Model):
+    """Hits best first, and the same as a dated text block for a prompt. ``timings`` are milliseconds by stage."""
+
+    hits: tuple[Hit, ...]
+    context: str
+    timings: dict[str, float] = {}
+
+
+class DeletionReceipt(Model):
+    """What a deletion removed, by place; ``pending`` names places that will be emptied once they can be reached."""
+
+    id: str
+    user_id: str
+    cube_ids: tuple[str, ...]
+    removed: dict[str, int]
+    pending: tuple[str, ...] = ()
+    deleted_at: datetime
+
+
+class Statistics(Model):
+    """What a namespace holds."""
+
+    user_id: str
+    memories: int
+    versions: int
+    vectors: int
+    links: int
+    text_characters: int
+    embedder: str | None = None
+    dimension: int | None = None
+    indexed: bool
+    index_lag: int
+
+
+class RejectedLine(Model):
+    """A line of an import that could not be used, by number (1-based), and why."""
+
+    line: int
+    reason: str
+
+
+class ImportReport(Model):
+    """What an import did: memories stored, memories already there, and lines rejected."""
+
+    format: str
+    imported: int
+    skipped: int
+    rejected: tuple[RejectedLine, ...] = ()

@@ -44,4 +44,7 @@ def parse_time(value: object, name: str) -> datetime | None:
         raise InvalidInput(
             f"{name} must be a datetime or an ISO 8601 string, not {type(value).__name__}"
         )
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except OverflowError as error:
+        raise InvalidInput(f"{name} lies outside the years 1 to 9999 in UTC: {value!r}") from error

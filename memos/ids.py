@@ -26,9 +26,9 @@ def new_id() -> str:
     return str(UUID(int=(tick >> 12) << 80 | 0x7 << 76 | (tick & 0xFFF) << 64 | 0b10 << 62 | noise))
 
 
-def is_id(text: str) -> bool:
+def is_id(text: object) -> bool:
     """Whether ``text`` is a canonical lower-case UUID, the only form ids are stored in."""
     try:
-        return str(UUID(text)) == text
+        return isinstance(text, str) and str(UUID(text)) == text
     except ValueError:
         return False

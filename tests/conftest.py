@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
+from functools import cache
 from typing import TYPE_CHECKING
 
 import hypothesis
+import numpy as np
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from memos.embedding.base import Embedder
+    from memos.engine import MemoryOS
+    from memos_sdk import Memory
 
 # Set before any test module is imported, and inherited by the processes that tests start.
 os.environ.update(
@@ -38,3 +49,75 @@ def no_user_data(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempP
     for name in [name for name in os.environ if name.startswith("MEMOS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("MEMOS_HOME", str(tmp_path_factory.getbasetemp() / "memos-home"))
+
+
+# --------------------------------------------------------------------------------------------------
+# An embedder that needs no model, and stores on top of it
+
+
+class HashEmbedder:
+    """A text's vector is the sum of one pseudo-random vector per word: texts with common words are similar."""
+
+    def __init__(self, dimension: int = 64) -> None:
+        self.dimension = dimension
+        self.identity = f"test:hash-{dimension}"
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return float32 ``[len(texts), dimension]`` unit vectors."""
+        rows = [self._vector(text) for text in texts]
+        return np.array(rows, np.float32).reshape(len(rows), self.dimension)
+
+    def count_tokens(self, text: str) -> int:
+        """Count words."""
+        return len(text.split())
+
+    def _vector(self, text: str) -> NDArray[np.float32]:
+        found = re.findall(r"\w+", text.lower()) or [text]
+        total = np.sum([word_vector(word, self.dimension) for word in found], axis=0)
+        unit: NDArray[np.float32] = (total / np.linalg.norm(total)).astype(np.float32)
+        return unit
+
+
+@cache
+def word_vector(word: str, dimension: int) -> NDArray[np.float64]:
+    """Return the same unit vector for the same word, in every process."""
+    seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
+    vector = np.random.default_rng(seed).normal(size=dimension)
+    return vector / np.linalg.norm(vector)
+
+
+@pytest.fixture(scope="session")
+def embedder() -> Embedder:
+    """A deterministic embedder of 64 elements, ``test:hash-64``."""
+    return HashEmbedder()
+
+
+@pytest.fixture(scope="session")
+def other_embedder() -> Embedder:
+    """Another one, of 32 elements: ``test:hash-32``."""
+    return HashEmbedder(32)
+
+
+@pytest.fixture
+def data_folder(tmp_path: Path) -> Path:
+    """Where this test's embedded store lives."""
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def memory(data_folder: Path, embedder: Embedder) -> Iterator[Memory]:
+    """An empty embedded store, as an agent sees it."""
+    from memos_sdk import Memory
+
+    with Memory(path=data_folder, embedder=embedder) as opened:
+        yield opened
+
+
+@pytest.fixture
+def engine(data_folder: Path, embedder: Embedder) -> Iterator[MemoryOS]:
+    """The engine on an empty store, for what the SDK does not offer."""
+    from memos.config import Settings
+    from memos.engine import MemoryOS
+
+    with MemoryOS(Settings(home=data_folder), embedder) as opened:
+        yield opened

@@ -1,0 +1,140 @@
+"""What every benchmark shares: arguments, machine description, tables, JSON, bootstrap intervals."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+@dataclass
+class Report:
+    """What a run found; :meth:`finish` prints it and writes the JSON file of the shared convention."""
+
+    name: str
+    arguments: argparse.Namespace
+    figures: dict[str, float | None] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def missing(self, key: str, why: str) -> None:
+        """Record a figure that could not be measured."""
+        self.figures[key] = None
+        self.notes.append(f"{key}: {why}")
+
+    def finish(self) -> None:
+        """Print figures and notes; write JSON where asked to."""
+        print()
+        for key, value in self.figures.items():
+            print(f"FIGURE {key} = {'not measured' if value is None else f'{value:.4g}'}")
+        for note in self.notes:
+            print(f"note: {note}")
+        if self.arguments.json:
+            Path(self.arguments.json).parent.mkdir(parents=True, exist_ok=True)
+            Path(self.arguments.json).write_text(json.dumps(self._document(), indent=1) + "\n")
+
+    def _document(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "quick": bool(self.arguments.quick),
+            "commit": commit(),
+            "command": " ".join(["python", f"benchmarks/{self.name}.py", *_portable(sys.argv[1:])]),
+            "machine": machine(),
+            "figures": self.figures,
+            "rows": self.rows,
+            "notes": self.notes,
+        }
+
+
+def parser(description: str, *, data: bool = False) -> argparse.ArgumentParser:
+    """Return a parser with the options every benchmark takes."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--json", metavar="FILE", help="write the result here")
+    made.add_argument(
+        "--quick", action="store_true", help="smaller sizes, same method, <= 5 minutes"
+    )
+    if data:
+        default = os.environ.get("MEMOS_EVAL_DATA")
+        made.add_argument(
+            "--data",
+            metavar="DIR",
+            default=default,
+            help="evaluation data (default: MEMOS_EVAL_DATA)",
+        )
+    return made
+
+
+def machine() -> dict[str, Any]:
+    """Describe this machine."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if "model name" in line
+        ]
+        model = names[0] if names else model
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "device": "cpu",
+        "python": platform.python_version(),
+    }
+
+
+def commit() -> str:
+    """Return the short hash of the checkout, with a mark if it has uncommitted changes."""
+    run = subprocess.run(
+        ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return run.stdout.strip() or "unknown"
+
+
+def table(rows: Sequence[dict[str, Any]]) -> None:
+    """Print rows of equal keys as an aligned table."""
+    if not rows:
+        return
+    lines = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    for line in lines:
+        print(
+            "  ".join(
+                cell.rjust(width) if i else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            )
+        )
+
+
+def interval(values: Sequence[float], rounds: int = 2_000) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of the mean, resampling with a fixed seed."""
+    sample = np.asarray(values, float)
+    picks = np.random.default_rng(0).integers(0, len(sample), (rounds, len(sample)))
+    means = sample[picks].mean(axis=1)
+    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else "-" if value is None else str(value)
+
+
+def _portable(arguments: Sequence[str]) -> list[str]:
+    """Keep the committed command free of this machine's absolute paths."""
+    return [Path(item).name if item.startswith("/") else item for item in arguments]

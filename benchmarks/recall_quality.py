@@ -1,0 +1,384 @@
+"""Does recall find the evidence? LoCoMo and BEAM, judged by gold evidence, without any LLM.
+
+One memory per dialogue turn, one user per conversation. The figure is the mean over questions of the share of gold
+evidence turns among the first k hits. Systems compared on identical vectors of the bundled MiniLM:
+
+  memos    this project, through memos_sdk.Memory
+  bm25     bm25s with its own English tokenizer and stop words, no stemming
+  dense    a plain Chroma collection per conversation
+  mem0     mem0 2.2.1 with infer=False on Chroma (dense only there), in its own virtual environment
+
+LoCoMo's category 5 is left out: its adversarial answers are not in the conversation. Three questions with missing or
+broken evidence ids are left out too (listed in the data's README). BEAM adds `beam_newest_first`: of the facts that
+were updated later in the chat, the share whose update is ranked above the superseded statement.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import bm25s
+import numpy as np
+from embedders import RememberingEmbedder
+from harness import ROOT, Report, interval, parser, table
+
+DEPTHS = (5, 10, 20, 50)
+LOCOMO_CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open", 4: "single-hop"}
+BEAM_TYPES = (
+    "information_extraction",
+    "multi_session_reasoning",
+    "temporal_reasoning",
+    "knowledge_update",
+    "contradiction_resolution",
+)
+MEM0 = ("mem0ai==2.2.1", "chromadb==1.5.9", "numpy==2.4.6")
+
+
+@dataclass
+class Question:
+    """A question with the indices of the turns that hold its evidence."""
+
+    text: str
+    gold: frozenset[int]
+    category: str
+    superseded: frozenset[int] = frozenset()
+
+
+@dataclass
+class Conversation:
+    """Turns as ``store_many`` takes them, and questions about them."""
+
+    name: str
+    turns: list[dict[str, Any]] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
+
+    @property
+    def texts(self) -> list[str]:
+        """The turns' texts."""
+        return [turn["text"] for turn in self.turns]
+
+
+Ranks = list[list[int]]
+System = Callable[[Sequence[Conversation]], list[Ranks]]
+
+
+# ---------------------------------------------------------------- data
+
+
+def locomo(folder: Path) -> list[Conversation]:
+    """Read the development conversations of LoCoMo."""
+    return [
+        _locomo(item) for item in json.loads((folder / "locomo" / "locomo_dev.json").read_text())
+    ]
+
+
+def _locomo(item: dict[str, Any]) -> Conversation:
+    made = Conversation(item["sample_id"])
+    place: dict[str, int] = {}
+    spoken = item["conversation"]
+    for key in sorted(
+        (k for k in spoken if re.fullmatch(r"session_\d+", k)), key=lambda k: int(k[8:])
+    ):
+        moment = datetime.strptime(spoken[f"{key}_date_time"], "%I:%M %p on %d %B, %Y").replace(
+            tzinfo=UTC
+        )
+        for turn in spoken[key]:
+            place[turn["dia_id"]] = len(made.turns)
+            caption = f" [shares {turn['blip_caption']}]" if turn.get("blip_caption") else ""
+            text = f"{turn['speaker']}: {turn['text']}{caption}"
+            made.turns.append({"text": text, "run_id": key, "event_time": moment, "infer": False})
+    for asked in item["qa"]:
+        if (
+            asked["category"] in LOCOMO_CATEGORIES
+            and asked["evidence"]
+            and all(e in place for e in asked["evidence"])
+        ):
+            gold = frozenset(place[e] for e in asked["evidence"])
+            made.questions.append(
+                Question(asked["question"], gold, LOCOMO_CATEGORIES[asked["category"]])
+            )
+    return made
+
+
+def beam(folder: Path) -> list[Conversation]:
+    """Read the eight BEAM chats of 100K tokens."""
+    return [_beam(path) for path in sorted((folder / "beam_100k").iterdir())]
+
+
+def _beam(path: Path) -> Conversation:
+    made = Conversation(f"beam-{path.name}")
+    place: dict[int, int] = {}
+    for batch in json.loads((path / "chat.json").read_text()):
+        moment = None
+        for message in (message for turn in batch["turns"] for message in turn):
+            moment = _anchor(message.get("time_anchor") or batch.get("time_anchor")) or moment
+            place[message["id"]] = len(made.turns)
+            text = f"{message['role']}: {message['content'].split('->->')[0].strip()}"
+            run = f"batch {batch['batch_number']}"
+            made.turns.append({"text": text, "run_id": run, "event_time": moment, "infer": False})
+    asked = json.loads((path / "probing_questions.json").read_text())
+    for kind in BEAM_TYPES:
+        made.questions += [
+            _beam_question(question, kind, place) for question in asked.get(kind, [])
+        ]
+    made.questions = [question for question in made.questions if question.gold]
+    return made
+
+
+def _beam_question(asked: dict[str, Any], kind: str, place: dict[int, int]) -> Question:
+    sources = asked.get("source_chat_ids", [])
+    gold = frozenset(place[i] for i in _leaves(sources) if i in place)
+    superseded: frozenset[int] = frozenset()
+    if kind == "knowledge_update" and isinstance(sources, dict) and "updated_info" in sources:
+        gold = frozenset(place[i] for i in _leaves(sources["updated_info"]) if i in place)
+        superseded = (
+            frozenset(place[i] for i in _leaves(sources.get("original_info", [])) if i in place)
+            - gold
+        )
+    return Question(asked["question"], gold, kind, superseded)
+
+
+def _leaves(value: Any) -> Iterator[int]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _anchor(value: str | None) -> datetime | None:
+    return datetime.strptime(value, "%B-%d-%Y").replace(tzinfo=UTC) if value else None
+
+
+# ---------------------------------------------------------------- systems
+
+
+def memos(embedder: RememberingEmbedder) -> System:
+    """This project, through its SDK."""
+
+    def run(conversations: Sequence[Conversation]) -> list[Ranks]:
+        from memos_sdk import Memory
+
+        with tempfile.TemporaryDirectory() as home, Memory(path=home, embedder=embedder) as memory:
+            return [_ask(memory, conversation) for conversation in conversations]
+
+    return run
+
+
+def _ask(memory: Any, conversation: Conversation) -> Ranks:
+    cubes = memory.store_many(conversation.turns, user_id=conversation.name)
+    place = {cube.id: index for index, cube in enumerate(cubes)}
+    ranks = []
+    for question in conversation.questions:
+        found = memory.recall(question.text, user_id=conversation.name, top_k=max(DEPTHS))
+        ranks.append([place[hit.id] for hit in found.hits])
+    return ranks
+
+
+def bm25(conversations: Sequence[Conversation]) -> list[Ranks]:
+    """Plain BM25 over single turns."""
+    return [_bm25(conversation) for conversation in conversations]
+
+
+def _bm25(conversation: Conversation) -> Ranks:
+    index = bm25s.BM25()
+    index.index(
+        bm25s.tokenize(conversation.texts, stopwords="en", show_progress=False), show_progress=False
+    )
+    questions = [question.text for question in conversation.questions]
+    tokens = bm25s.tokenize(questions, stopwords="en", show_progress=False)
+    depth = min(max(DEPTHS), len(conversation.turns))
+    found, _ = index.retrieve(tokens, k=depth, show_progress=False)
+    return [[int(place) for place in row] for row in found]
+
+
+def dense(embedder: RememberingEmbedder) -> System:
+    """A plain Chroma collection per conversation."""
+
+    def run(conversations: Sequence[Conversation]) -> list[Ranks]:
+        import chromadb
+        from chromadb.config import Settings
+
+        client = chromadb.EphemeralClient(Settings(anonymized_telemetry=False))
+        return [_dense(client, conversation, embedder) for conversation in conversations]
+
+    return run
+
+
+def _dense(client: Any, conversation: Conversation, embedder: RememberingEmbedder) -> Ranks:
+    collection = client.create_collection(
+        conversation.name, embedding_function=None, metadata={"hnsw:space": "cosine"}
+    )
+    ids = [str(place) for place in range(len(conversation.turns))]
+    collection.add(ids=ids, embeddings=embedder.embed(conversation.texts))
+    vectors = embedder.embed([question.text for question in conversation.questions])
+    found = collection.query(query_embeddings=vectors, n_results=max(DEPTHS), include=[])
+    return [[int(place) for place in row] for row in found["ids"]]
+
+
+def mem0(embedder: RememberingEmbedder, report: Report) -> System:
+    """mem0 without its LLM, in a virtual environment of its own (made once in .bench/)."""
+
+    def run(conversations: Sequence[Conversation]) -> list[Ranks]:
+        python = _mem0_python()
+        with tempfile.TemporaryDirectory() as work:
+            request = _mem0_request(conversations, embedder, Path(work))
+            (Path(work) / "request.json").write_text(json.dumps(request))
+            script = Path(__file__).parent / "peers" / "mem0_search.py"
+            files = [str(Path(work) / name) for name in ("request.json", "reply.json")]
+            subprocess.run([python, str(script), *files], check=True, stdout=subprocess.DEVNULL)
+            reply = json.loads((Path(work) / "reply.json").read_text())
+        report.notes += [
+            f"mem0 {reply['version']} on {reply['store']}: {note}" for note in reply["notes"]
+        ]
+        return [reply["ranks"][conversation.name] for conversation in conversations]
+
+    return run
+
+
+def _mem0_python() -> str:
+    folder = ROOT / ".bench" / "mem0"
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        print("installing mem0 into .bench/mem0 ...", flush=True)
+        venv.create(folder, with_pip=True, clear=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", *MEM0], check=True)
+        (folder / "ready").touch()
+    return str(python)
+
+
+def _mem0_request(
+    conversations: Sequence[Conversation], embedder: RememberingEmbedder, work: Path
+) -> dict[str, Any]:
+    namespaces = {}
+    for number, conversation in enumerate(conversations):
+        questions = [question.text for question in conversation.questions]
+        paths = [work / f"{number}-{kind}.npy" for kind in ("turns", "questions")]
+        for path, texts in zip(paths, (conversation.texts, questions), strict=True):
+            np.save(path, embedder.embed(texts))
+        namespaces[conversation.name] = {
+            "texts": conversation.texts,
+            "vectors_npy": str(paths[0]),
+            "queries": questions,
+            "queries_npy": str(paths[1]),
+        }
+    return {"namespaces": namespaces, "top_k": max(DEPTHS), "store": "chroma", "workdir": str(work)}
+
+
+# ---------------------------------------------------------------- scoring
+
+
+def shares(
+    conversations: Sequence[Conversation], ranks: Sequence[Ranks], depth: int
+) -> list[tuple[str, float]]:
+    """Return ``(category, share of gold evidence in the first depth hits)`` per question."""
+    return [
+        (question.category, len(question.gold & set(ranking[:depth])) / len(question.gold))
+        for conversation, rankings in zip(conversations, ranks, strict=True)
+        for question, ranking in zip(conversation.questions, rankings, strict=True)
+    ]
+
+
+def newest_first(conversations: Sequence[Conversation], ranks: Sequence[Ranks]) -> float:
+    """Return the share of superseded facts ranked below their update; not found counts as ranked last."""
+    verdicts = []
+    for conversation, rankings in zip(conversations, ranks, strict=True):
+        for question, ranking in zip(conversation.questions, rankings, strict=True):
+            if question.superseded:
+                verdicts.append(
+                    _first(ranking, question.gold) < _first(ranking, question.superseded)
+                )
+    return float(np.mean(verdicts))
+
+
+def _first(ranking: Sequence[int], wanted: frozenset[int]) -> int:
+    return next((place for place, index in enumerate(ranking) if index in wanted), len(ranking))
+
+
+def score(
+    report: Report,
+    data: str,
+    system: str,
+    conversations: Sequence[Conversation],
+    ranks: Sequence[Ranks],
+) -> None:
+    """Add the rows of one system on one data set."""
+    categories = list(dict.fromkeys(q.category for c in conversations for q in c.questions))
+    for category in ["all", *categories]:
+        row: dict[str, Any] = {"data": data, "system": system, "category": category}
+        for depth in DEPTHS:
+            values = [
+                share
+                for kind, share in shares(conversations, ranks, depth)
+                if category in ("all", kind)
+            ]
+            row["questions"] = len(values)
+            row[f"R@{depth}"] = float(np.mean(values))
+            if depth == 10:
+                row["low"], row["high"] = interval(values)
+        report.rows.append(row)
+
+
+def mean_at(report: Report, data: str, system: str, category: str = "all") -> float | None:
+    """Look up R@10 among the rows."""
+    for row in report.rows:
+        if (row["data"], row["system"], row["category"]) == (data, system, category):
+            return float(row["R@10"])
+    return None
+
+
+def main() -> int:
+    """Run the comparison."""
+    options = parser(__doc__, data=True)
+    options.add_argument("--systems", default="memos,bm25,dense,mem0", help="comma-separated")
+    arguments = options.parse_args()
+    if not arguments.data:
+        options.error("give --data DIR or set MEMOS_EVAL_DATA")
+    report = Report("recall_quality", arguments)
+    embedder = RememberingEmbedder()
+    systems = {
+        "memos": memos(embedder),
+        "bm25": bm25,
+        "dense": dense(embedder),
+        "mem0": mem0(embedder, report),
+    }
+    sets = {"locomo": locomo(Path(arguments.data)), "beam": beam(Path(arguments.data))}
+    if arguments.quick:
+        sets = {"locomo": sets["locomo"][:2], "beam": sets["beam"][:2]}
+    for data, conversations in sets.items():
+        for name in arguments.systems.split(","):
+            ranks = systems[name](conversations)
+            score(report, data, name, conversations, ranks)
+            if data == "beam" and name == "memos":
+                report.figures["beam_newest_first"] = newest_first(conversations, ranks)
+            print(f"{data}: {name} done", flush=True)
+    table(report.rows)
+    _figures(report)
+    report.finish()
+    return 0
+
+
+def _figures(report: Report) -> None:
+    figures = report.figures
+    figures["locomo_r10"] = mean_at(report, "locomo", "memos")
+    figures["locomo_r10_multihop"] = mean_at(report, "locomo", "memos", "multi-hop")
+    for name in ("bm25", "dense", "mem0"):
+        figures[f"locomo_r10_{name}"] = mean_at(report, "locomo", name)
+    for key in ("locomo_r10_notes", "locomo_r10_multihop_notes"):
+        report.missing(key, "offline notes come with the issue Notes")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

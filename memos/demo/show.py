@@ -1,0 +1,174 @@
+"""The demo's results as tables."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Data = Mapping[str, Any]
+_VERDICT = {True: "yes", False: "no", None: ""}
+
+
+def stored(screen: Console, result: Data) -> None:
+    """Show what each namespace holds."""
+    table = _table("Stored", "user_id", "memories", "characters", "embedder")
+    for space in result["namespaces"]:
+        table.add_row(
+            space["user_id"],
+            str(space["memories"]),
+            f"{space['text_characters']:,}",
+            str(space["embedder"]),
+        )
+    screen.print(table)
+
+
+def answers(screen: Console, results: Sequence[Data]) -> None:
+    """Show each question with its best hit and the ranks of its evidence."""
+    table = Table(title="Recall", title_justify="left", show_lines=True)
+    table.add_column("question", ratio=4)
+    table.add_column("best hit", ratio=6)
+    table.add_column("evidence at rank", ratio=2)
+    table.add_column("newest first", ratio=2)
+    for result in results:
+        table.add_row(
+            result["question"],
+            _line(result["best"]),
+            _ranks(result["evidence"]),
+            _newest(result),
+        )
+    screen.print(table)
+
+
+def explained(screen: Console, result: Data) -> None:
+    """Show the parts of the scores of a few hits."""
+    names = list(result["hits"][0]["parts"])
+    table = _table(f"Why: {result['question']}", "hit", *names, "score")
+    for hit in result["hits"]:
+        parts = [f"{hit['parts'][name]:.3f}" for name in names]
+        table.add_row(_line(hit, 60), *parts, f"{hit['score']:.3f}")
+    screen.print(table)
+    laps = ", ".join(f"{name} {lap:.1f}" for name, lap in result["timings"].items())
+    screen.print(f"Stages in ms: {laps}\n", highlight=False)
+
+
+def narrowed(screen: Console, results: Sequence[Data]) -> None:
+    """Show what filters and ``as_of`` do."""
+    table = _table("Filters and points in time", "question", "options", "two best hits")
+    for result in results:
+        hits = Text("\n").join(_line(hit, 60) for hit in result["hits"])
+        table.add_row(result["question"], _options(result["options"]), hits)
+    screen.print(table)
+
+
+def context(screen: Console, result: Data) -> None:
+    """Show a block of text for a prompt."""
+    heading = f"A prompt's context of {result['tokens']} tokens, {result['max_tokens']} allowed: "
+    screen.print(Text(heading + result["question"], style="italic"))
+    screen.print(Text(result["context"] + "\n"))
+
+
+def forgotten(screen: Console, result: Data) -> None:
+    """Show a memory before and after it was forgotten."""
+    receipt, after, pieces = result["receipt"], result["after"], result["fragments"]
+    table = _table(f"Forget: {result['memory']['text']}", "", "before", "after")
+    table.add_row("recall", f"rank {result['rank_before']}", _gone(known=after["recall"]))
+    table.add_row("get", "found", _gone(known=after["get"]))
+    table.add_row("history", "found", _gone(known=after["history"]))
+    table.add_row(
+        f"files with any of\nits {pieces} fragments",
+        _files(result["files_before"]),
+        _files(after["files"]),
+    )
+    screen.print(table)
+    removed = ", ".join(f"{count} {place}" for place, count in receipt["removed"].items() if count)
+    pending = ", ".join(receipt["pending"]) or "nothing"
+    screen.print(f"Receipt {receipt['id']}: removed {removed}; pending: {pending}.\n", markup=False)
+
+
+def reopened(screen: Console, result: Data) -> None:
+    """Show that closing the store lost nothing and brought nothing back."""
+    same = "the same answers" if result["same"] else "OTHER ANSWERS"
+    back = any(result["forgotten"].values())
+    screen.print(
+        f"Closed and opened again: {result['memories']} memories, {same}; what was forgotten "
+        f"{'IS BACK' if back else 'stays forgotten, on disk too'}.\n",
+        highlight=False,
+    )
+
+
+def spent(screen: Console, result: Data) -> None:
+    """Show where the time went."""
+    table = Table(title="Where the time went", title_justify="left")
+    table.add_column("")
+    table.add_column("", justify="right")
+    for name, seconds in result["seconds"].items():
+        table.add_row(name, f"{seconds:.2f} s")
+    table.add_section()
+    for name, key in (
+        ("recall", "recall_ms"),
+        ("  without embedding", "recall_without_embedding_ms"),
+    ):
+        span = result[key]
+        table.add_row(f"{name}, p50 / p95", f"{span['p50']:.1f} / {span['p95']:.1f} ms")
+    table.add_section()
+    table.add_row("total", f"{result['total']:.2f} s")
+    screen.print(table)
+
+
+def summary(screen: Console, score: Data) -> None:
+    """Say in two lines how well recall did."""
+    screen.print(
+        f"evidence found in the top 10: {score['found']} of {score['questions']} questions\n"
+        f"({score['evidence_found']} of {score['evidence']} statements; of {score['changed']} facts that changed, "
+        f"{score['newest_first']} with the newest statement above the old one)",
+        highlight=False,
+    )
+
+
+# ---------------------------------------------------------------- cells
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=Text(title), title_justify="left")
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def _line(hit: Data, width: int = 100) -> Text:
+    """Return when, who and what; as ``Text``, for what people write in brackets is no markup."""
+    who = f"{hit['when']} {hit['speaker']}" if hit["speaker"] else hit["when"]
+    said = textwrap.shorten(hit["text"], width, placeholder=" …")
+    return Text.assemble((who, "cyan"), " ", said)
+
+
+def _ranks(evidence: Mapping[str, int | None]) -> Text:
+    ranks = sorted(rank for rank in evidence.values() if rank is not None)
+    missing = len(evidence) - len(ranks)
+    shown = ", ".join(map(str, ranks)) or "none"
+    return Text(
+        shown + (f" (+{missing} below 10)" if missing and ranks else ""), "" if ranks else "red"
+    )
+
+
+def _newest(result: Data) -> str:
+    old = [rank for rank in result["superseded"].values() if rank is not None]
+    verdict = _VERDICT[result["newest_first"]]
+    return f"{verdict}, old at {min(old)}" if verdict and old else verdict
+
+
+def _options(options: Data) -> str:
+    return "\n".join(f"{name}={value}" for name, value in options.items()) or "none"
+
+
+def _gone(*, known: bool) -> Text:
+    return Text("STILL THERE", "red") if known else Text("gone", "green")
+
+
+def _files(found: Mapping[str, int]) -> str:
+    return "\n".join(f"{name} ({count})" for name, count in found.items()) or "none"

@@ -10,7 +10,7 @@ evidence turns among the first k hits. Systems compared on identical vectors of 
 
 LoCoMo's category 5 is left out: its adversarial answers are not in the conversation. Three questions with missing or
 broken evidence ids are left out too (listed in the data's README). BEAM adds `beam_newest_first`: of the facts that
-were updated later in the chat, the share whose update is ranked above the superseded statement.
+were updated later in the chat and whose both statements are found, the share with the update ranked first.
 """
 
 from __future__ import annotations
@@ -291,16 +291,15 @@ def shares(
     ]
 
 
-def newest_first(conversations: Sequence[Conversation], ranks: Sequence[Ranks]) -> float:
-    """Return the share of superseded facts ranked below their update; not found counts as ranked last."""
+def newest_first(conversations: Sequence[Conversation], ranks: Sequence[Ranks]) -> float | None:
+    """Return how often an update ranks above the statement it supersedes, where both are among the hits."""
     verdicts = []
     for conversation, rankings in zip(conversations, ranks, strict=True):
         for question, ranking in zip(conversation.questions, rankings, strict=True):
-            if question.superseded:
-                verdicts.append(
-                    _first(ranking, question.gold) < _first(ranking, question.superseded)
-                )
-    return float(np.mean(verdicts))
+            new, old = _first(ranking, question.gold), _first(ranking, question.superseded)
+            if max(new, old) < len(ranking):
+                verdicts.append(new < old)
+    return float(np.mean(verdicts)) if verdicts else None
 
 
 def _first(ranking: Sequence[int], wanted: frozenset[int]) -> int:

@@ -22,7 +22,9 @@ class Settings(BaseSettings):
     Sizes are bytes unless a name says otherwise.
     """
 
-    model_config = SettingsConfigDict(env_prefix="MEMOS_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="MEMOS_", frozen=True, extra="ignore", env_ignore_empty=True
+    )
 
     home: Path = Field(
         default_factory=default_home, description="Data directory of the embedded store."

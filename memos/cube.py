@@ -83,10 +83,12 @@ class Scope(Frozen):
             check_name(getattr(self, field), field)
 
 
-def check_name(value: str | None, field: str) -> None:
+def check_name(value: object, field: str) -> None:
     """Raise :class:`InvalidInput` unless ``value`` is ``None`` or a usable identifier of at most 256 characters."""
     if value is None:
         return
+    if not isinstance(value, str):
+        raise InvalidInput(f"{field} must be a string, not {type(value).__name__}")
     if not value.strip() or value != value.strip():
         raise InvalidInput(f"{field} must not be empty or start or end with white space")
     if len(value) > MAX_NAME_LENGTH:

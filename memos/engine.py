@@ -12,9 +12,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
 from memos.clock import from_us, now_us, parse_time
 from memos.config import Settings
-from memos.cube import CubeVersion, DeletionReceipt, Link, MemCube, Scope, State
+from memos.cube import CubeVersion, DeletionReceipt, Link, MemCube, Scope, State, check_name
 from memos.embedding.base import Embedder
 from memos.embedding.factory import make_embedder
 from memos.embedding.serving import ServingEmbedder
@@ -55,7 +58,7 @@ class MemoryOS:
         self._lock = DirectoryLock(home) if embedded else None
         self._open = True
         try:
-            self.database = Database(self.settings.database_url or f"sqlite:///{home / 'memos.db'}")
+            self.database = Database(_url(self.settings.database_url, home))
         except BaseException:
             self._release()
             raise
@@ -78,6 +81,7 @@ class MemoryOS:
     ) -> list[MemCube]:
         """Store memories, all or none; each item has ``text`` and optionally the other arguments of ``store``."""
         self._check_open()
+        check_name(idempotency_key, "idempotency_key")
         memories = check_batch(items, scope, self.settings)
         if not memories:
             return []
@@ -97,6 +101,8 @@ class MemoryOS:
     ) -> MemCube:
         """Write a new version; ``metadata`` replaces the old whole. Raises ``VersionConflict`` when stale."""
         self._check_open()
+        if expected_version is not None:
+            check_count(expected_version, 1 << 31, "expected_version")
         cube = self._writer.update(
             self._home(tenant, cube_id, user_id), cube_id, text, metadata, expected_version
         )
@@ -136,6 +142,8 @@ class MemoryOS:
     ) -> RecallResult:
         """Return the memories that answer ``query``, best first, and a text block for a prompt."""
         self._check_open()
+        if not isinstance(explain, bool):
+            raise InvalidInput(f"explain must be true or false, not {explain!r}")
         at = parse_time(as_of, "as_of")
         request = RecallRequest(
             query=check_text(query, self.settings.max_text_bytes),
@@ -243,3 +251,19 @@ class MemoryOS:
             self.relay.wake()
         self.database.scrub()
         return receipt.model_copy(update={"pending": pending})
+
+
+def _url(given: str | None, home: Path) -> str:
+    """Return where the SQL truth is: the given PostgreSQL, or the embedded SQLite, which only one process may use."""
+    if given is None:
+        return f"sqlite:///{home / 'memos.db'}"
+    try:
+        driver = make_url(given).drivername
+    except (ArgumentError, ValueError):
+        driver = ""
+    if driver not in {"postgresql", "postgresql+psycopg"}:
+        raise InvalidInput(
+            "database_url must look like postgresql+psycopg://USER:PASSWORD@HOST/NAME; "
+            "leave it unset for the embedded store"
+        )
+    return given

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from memos.config import Settings
-from memos.cube import DEFAULT_TENANT, DEFAULT_USER, Scope
+from memos.cube import DEFAULT_TENANT, DEFAULT_USER, Scope, check_name
 from memos.embedding.base import Embedder
 from memos.engine import MemoryOS
 from memos.errors import InvalidInput
@@ -114,8 +117,7 @@ class Wire:
     def _scope(self, payload: Payload) -> Scope:
         named = {name: payload.get(name) for name in ("user_id", "agent_id", "run_id")}
         for name, value in named.items():
-            if value is not None and not isinstance(value, str):
-                raise InvalidInput(f"{name} must be a string, not {type(value).__name__}")
+            check_name(value, name)
         user_id = named["user_id"] if named["user_id"] is not None else DEFAULT_USER
         return Scope(
             tenant=self._tenant, user_id=user_id, agent_id=named["agent_id"], run_id=named["run_id"]
@@ -126,8 +128,28 @@ def open_embedded(path: str | Path | None, embedder: str | Embedder | None) -> W
     """Open the embedded store in ``path`` (default: the settings' home) for the tenant ``default``."""
     given: dict[str, Any] = {}
     if path is not None:
-        given["home"] = Path(path)
+        given["home"] = _folder(path)
     if isinstance(embedder, str):
+        if not embedder.strip():
+            raise InvalidInput("embedder must be the name of a model, not an empty string")
         given["embedder"] = embedder
         embedder = None
-    return Wire(MemoryOS(Settings(**given), embedder))
+    elif embedder is not None and not callable(getattr(embedder, "embed", None)):
+        raise InvalidInput(f"embedder must be the name of a model or an Embedder, not {embedder!r}")
+    return Wire(MemoryOS(_settings(given), embedder))
+
+
+def _folder(path: object) -> Path:
+    if not isinstance(path, str | PathLike) or "\0" in str(path):
+        raise InvalidInput(f"path must name a folder, not {path!r}")
+    return Path(path)
+
+
+def _settings(given: dict[str, Any]) -> Settings:
+    try:
+        return Settings(**given)
+    except ValidationError as error:  # a variable of the environment; its value may be a secret
+        wrong = "; ".join(
+            f"MEMOS_{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors()
+        )
+        raise InvalidInput(f"a setting cannot be used: {wrong}") from error

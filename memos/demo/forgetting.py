@@ -46,13 +46,15 @@ def unique_fragments(batches: Iterable[Batch]) -> list[bytes]:
 def forget(memory: Memory, folder: Path, pieces: list[bytes]) -> dict[str, Any]:
     """Forget the memory at :data:`PLACE`; say where it was before and where it still is."""
     before = memory.recall(QUESTION, user_id=FRIENDS, top_k=TOP).hits
-    found = next(hit for hit in before if reference(hit.metadata) == PLACE)
+    ranks = {reference(hit.metadata): rank for rank, hit in enumerate(before, start=1)}
+    named = {"metadata.dia_id": PLACE}
+    found = memory.recall(QUESTION, user_id=FRIENDS, top_k=1, filters=named).hits[0]
     files_before = traces(folder, pieces)
     receipt = memory.forget(found.id, user_id=FRIENDS)
     return {
         "question": QUESTION,
-        "memory": seen(found),
-        "rank_before": before.index(found) + 1,
+        "memory": seen(found, QUESTION),
+        "rank_before": ranks.get(PLACE),
         "fragments": len(pieces),
         "files_before": files_before,
         "receipt": receipt.model_dump(mode="json"),

@@ -12,6 +12,7 @@ from memos.config import Settings
 from memos.demo import forgetting, show, steps
 from memos.demo.material import FRIENDS, READER, Batch, Question, load
 from memos.demo.timing import Stopwatch, TimedEmbedder, quantiles
+from memos.embedding.base import Embedder
 from memos.embedding.local import LocalEmbedder
 from memos_sdk import Memory
 from memos_sdk.errors import InvalidInput
@@ -19,10 +20,12 @@ from memos_sdk.errors import InvalidInput
 Report = dict[str, Any]
 
 
-def run_demo(console: Console, *, json: bool = False) -> Report:
+def run_demo(
+    console: Console, *, json: bool = False, embedder: Embedder | None = None
+) -> dict[str, Any]:
     """Store, ask, explain, forget and reopen in a temporary store; show it as it happens, return what was shown.
 
-    With ``json`` nothing is printed but the returned data.
+    With ``json`` nothing is printed but the returned data. Without ``embedder`` the bundled model is used.
     """
     settings = Settings()
     if settings.database_url or settings.chroma_url:
@@ -31,7 +34,8 @@ def run_demo(console: Console, *, json: bool = False) -> Report:
         )
     screen = Console(quiet=True) if json else console
     with TemporaryDirectory(prefix="memos-demo-") as folder:
-        demo = _Demo(Path(folder), screen, progress=console.is_terminal and not json)
+        timed = TimedEmbedder(embedder or LocalEmbedder())
+        demo = _Demo(Path(folder), timed, screen, progress=console.is_terminal and not json)
         report = demo.run()
     if json:
         console.print_json(data=report, ensure_ascii=False)
@@ -41,12 +45,14 @@ def run_demo(console: Console, *, json: bool = False) -> Report:
 class _Demo:
     """One run: the store's folder, the clock, and the two times the store is opened."""
 
-    def __init__(self, folder: Path, screen: Console, *, progress: bool) -> None:
+    def __init__(
+        self, folder: Path, embedder: TimedEmbedder, screen: Console, *, progress: bool
+    ) -> None:
         self._watch = Stopwatch()
         self._folder = folder
         self._screen = screen
         self._progress = progress
-        self._embedder = TimedEmbedder(LocalEmbedder())
+        self._embedder = embedder
         self._report: Report = {}
 
     def run(self) -> Report:

@@ -75,7 +75,8 @@ def context(screen: Console, result: Data) -> None:
 def forgotten(screen: Console, result: Data) -> None:
     """Show a memory before and after it was forgotten."""
     receipt, after, pieces = result["receipt"], result["after"], result["fragments"]
-    table = _table(f"Forget: {result['memory']['text']}", "", "before", "after")
+    screen.print(Text.assemble(("Forget: ", "italic"), _line(result["memory"])))
+    table = Table("", "before", "after")
     table.add_row("recall", f"rank {result['rank_before']}", _gone(known=after["recall"]))
     table.add_row("get", "found", _gone(known=after["get"]))
     table.add_row("history", "found", _gone(known=after["history"]))
@@ -103,7 +104,7 @@ def reopened(screen: Console, result: Data) -> None:
 
 def spent(screen: Console, result: Data) -> None:
     """Show where the time went."""
-    table = Table(title="Where the time went", title_justify="left")
+    table = Table(title="Where the time went", title_justify="left", show_header=False)
     table.add_column("")
     table.add_column("", justify="right")
     for name, seconds in result["seconds"].items():
@@ -140,10 +141,10 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _line(hit: Data, width: int = 100) -> Text:
+def _line(hit: Data, width: int = 120) -> Text:
     """Return when, who and what; as ``Text``, for what people write in brackets is no markup."""
     who = f"{hit['when']} {hit['speaker']}" if hit["speaker"] else hit["when"]
-    said = textwrap.shorten(hit["text"], width, placeholder=" …")
+    said = textwrap.shorten(hit["excerpt"], width, placeholder=" …")
     return Text.assemble((who, "cyan"), " ", said)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from memos.demo.material import FRIENDS, Batch, Question, reference
 from memos.demo.timing import TimedEmbedder
+from memos.plaintext.analysis import terms
 from memos_sdk import Memory
 from memos_sdk.types import Hit
 
@@ -18,6 +20,7 @@ TOP = 10
 BUDGET = 120
 _WORKED_EXAMPLE = "What is Maya's cat called now?"
 _SLICE = 16
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 def store(memory: Memory, batches: Sequence[Batch], *, progress: bool) -> dict[str, Any]:
@@ -51,10 +54,10 @@ def ask(memory: Memory, question: Question) -> dict[str, Any]:
         "user_id": question.user_id,
         "question": question.text,
         "answer": question.answer,
-        "best": seen(result.hits[0]),
+        "best": seen(result.hits[0], question.text),
         "evidence": evidence,
         "superseded": superseded,
-        "newest_first": _newest_first(evidence, superseded),
+        "newest_first": _newest_first(evidence, superseded) if superseded else None,
         "milliseconds": taken,
         "embedding_milliseconds": result.timings["embed"],
     }
@@ -74,18 +77,29 @@ def score(answers: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     }
 
 
-def seen(hit: Hit) -> dict[str, Any]:
-    """Return what a reader wants to know of a hit."""
+def seen(hit: Hit, question: str) -> dict[str, Any]:
+    """Return what a reader wants to know of a hit; ``excerpt`` begins where it speaks of the question."""
     metadata = hit.metadata
     said = "speaker" in metadata
+    text = hit.text.removeprefix(f"{metadata['speaker']}: ") if said else hit.text
     return {
         "id": hit.id,
         "reference": reference(metadata),
         "when": f"{hit.event_time:%Y-%m-%d}" if said else f"chapter {metadata['chapter']}",
         "speaker": metadata.get("speaker"),
-        "text": hit.text.removeprefix(f"{metadata['speaker']}: ") if said else hit.text,
+        "text": text,
+        "excerpt": excerpt(text, question),
         "score": hit.score,
     }
+
+
+def excerpt(text: str, question: str) -> str:
+    """Return ``text`` from the first of its sentences that share most words with the question."""
+    wanted = set(terms(question))
+    sentences = _SENTENCE_END.split(text)
+    shared = [len(wanted.intersection(terms(sentence))) for sentence in sentences]
+    first = shared.index(max(shared))
+    return ("… " if first else "") + " ".join(sentences[first:])
 
 
 def _newest_first(
@@ -93,12 +107,10 @@ def _newest_first(
 ) -> bool | None:
     """Return whether the fact as it stands is above the fact as it was, ``None`` where neither was found."""
     now, before = (
-        min((rank for rank in ranks.values() if rank is not None), default=None)
+        min((rank for rank in ranks.values() if rank is not None), default=TOP + 1)
         for ranks in (evidence, superseded)
     )
-    if now is None or before is None:
-        return None if now is before else before is None
-    return now < before
+    return None if now == before else now < before
 
 
 # ---------------------------------------------------------------- narrowing down
@@ -107,16 +119,18 @@ def _newest_first(
 def explain(memory: Memory) -> dict[str, Any]:
     """Take the scores of the three best hits apart."""
     result = memory.recall(_WORKED_EXAMPLE, user_id=FRIENDS, top_k=3, explain=True)
-    hits = [{**seen(hit), "parts": (hit.why or {})["parts"]} for hit in result.hits]
+    hits = [
+        {**seen(hit, _WORKED_EXAMPLE), "parts": (hit.why or {})["parts"]} for hit in result.hits
+    ]
     return {"question": _WORKED_EXAMPLE, "hits": hits, "timings": result.timings}
 
 
 def narrow(memory: Memory) -> list[dict[str, Any]]:
     """Ask within a filter, and ask what held at an earlier time."""
-    since = {"metadata.speaker": "Tom", "event_time": {"$gte": "2025-06-01"}}
+    filters = {"metadata.speaker": "Maya", "event_time": {"$gte": "2025-06-01"}}
     cases: list[tuple[str, dict[str, Any]]] = [
-        ("Where did the news come from?", {}),
-        ("Any news about Norway?", {"filters": since}),
+        ("Is there any news about work?", {}),
+        ("Is there any news about work?", {"filters": filters}),
         (_WORKED_EXAMPLE, {}),
         (_WORKED_EXAMPLE, {"as_of": "2025-03-01"}),
     ]
@@ -125,7 +139,7 @@ def narrow(memory: Memory) -> list[dict[str, Any]]:
             "question": question,
             "options": options,
             "hits": [
-                seen(hit)
+                seen(hit, question)
                 for hit in memory.recall(question, user_id=FRIENDS, top_k=2, **options).hits
             ],
         }
@@ -135,7 +149,7 @@ def narrow(memory: Memory) -> list[dict[str, Any]]:
 
 def budget(memory: Memory, embedder: TimedEmbedder) -> dict[str, Any]:
     """Fetch a block of text for a prompt that may cost :data:`BUDGET` tokens."""
-    question = "Why can't Tom eat everything that Maya would cook?"
+    question = "What should Maya know before she cooks for Tom, is he allergic to something?"
     result = memory.recall(question, user_id=FRIENDS, top_k=TOP, max_tokens=BUDGET)
     return {
         "question": question,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 
-from memos.clock import to_us
+from memos.clock import DAY_US, to_us
 
 MONTHS = {
     name: number
@@ -51,6 +51,7 @@ _LAST = re.compile(
 _DAY = re.compile(r"\b(?P<day>today|yesterday)\b", re.I)
 
 FULL, NEAR, YEAR_ONLY = 1.0, 0.5, 0.3
+FIRST, LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 _UNIT_DAYS = {"day": 1, "week": 7, "month": 30, "year": 365}
 
 
@@ -74,10 +75,7 @@ def periods(question: str, reference: datetime, years: range) -> list[Period]:
     if not found:
         found = [*_bare_months(question, reference, years)]
     if not found:
-        found = [
-            _period(datetime(int(year), 1, 1, tzinfo=UTC), 12, YEAR_ONLY)
-            for year in _YEAR.findall(question)
-        ]
+        found = [_months(int(year), 1, 12, YEAR_ONLY) for year in _YEAR.findall(question)]
     return found
 
 
@@ -87,10 +85,8 @@ def _dates(question: str, years: range) -> Iterator[Period]:
         named = [int(match["year"])] if match["year"] else years
         for year in named:
             yield from _day_and_month(year, month, int(match["day"] or match["day2"]))
-    for match in _MONTH_YEAR.finditer(question):
-        yield _period(
-            datetime(int(match["year"]), MONTHS[match["month"].lower()], 1, tzinfo=UTC), 1, FULL
-        )
+    for match in _MONTH_YEAR.finditer(_FULL_DATE.sub(" ", question)):
+        yield _months(int(match["year"]), MONTHS[match["month"].lower()], 1, FULL)
     for match in _ISO.finditer(question):
         if 1 <= int(match["month"]) <= 12:
             yield from _day_and_month(
@@ -99,11 +95,10 @@ def _dates(question: str, years: range) -> Iterator[Period]:
 
 
 def _day_and_month(year: int, month: int, day: int) -> Iterator[Period]:
-    first = datetime(year, month, 1, tzinfo=UTC)
-    whole = _period(first, 1, NEAR if day else FULL)
-    start = first + timedelta(days=day - 1)
-    if day and to_us(start) < whole.end:
-        yield Period(to_us(start), to_us(start + timedelta(days=1)), FULL)
+    whole = _months(year, month, 1, NEAR if day else FULL)
+    start = whole.start + (day - 1) * DAY_US
+    if day and start < whole.end:
+        yield _days(start, 1)
     yield whole
 
 
@@ -114,22 +109,22 @@ def _bare_months(question: str, reference: datetime, years: range) -> Iterator[P
             continue
         number = MONTHS[month.lower()]
         if lead == "last":
-            year = reference.year if number < reference.month else reference.year - 1
-            yield _period(datetime(year, number, 1, tzinfo=UTC), 1, FULL)
+            yield _months(reference.year - (number >= reference.month), number, 1, FULL)
         else:
-            yield from (_period(datetime(year, number, 1, tzinfo=UTC), 1, FULL) for year in years)
+            yield from (_months(year, number, 1, FULL) for year in years)
 
 
 def _relative(question: str, reference: datetime) -> Iterator[Period]:
     today = reference.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    midnight = to_us(today)
     for match in _DAY.finditer(question):
-        yield _days(today - timedelta(days=match["day"].lower() == "yesterday"), 1)
+        yield _days(midnight - (match["day"].lower() == "yesterday") * DAY_US, 1)
     for match in _AGO.finditer(question):
         count = int(match["count"]) if match["count"].isdigit() else NUMBERS[match["count"].lower()]
         days = _UNIT_DAYS[match["unit"].lower()]
         if count * days < 36_500:
             # "three weeks ago" is loose by half a unit on either side
-            yield _days(today - timedelta(days=count * days + days // 2), max(1, days))
+            yield _days(midnight - (count * days + days // 2) * DAY_US, max(1, days))
     for match in _LAST.finditer(question):
         yield _last(match["which"].lower(), match["unit"].lower(), today)
 
@@ -137,20 +132,29 @@ def _relative(question: str, reference: datetime) -> Iterator[Period]:
 def _last(which: str, unit: str, today: datetime) -> Period:
     back = which != "this"
     if unit in WEEKDAYS:
-        return _days(today - timedelta(days=(today.weekday() - WEEKDAYS[unit]) % 7 or 7), 1)
+        return _days(to_us(today) - ((today.weekday() - WEEKDAYS[unit]) % 7 or 7) * DAY_US, 1)
     if unit == "week":
-        return _days(today - timedelta(days=today.weekday() + 7 * back), 7)
+        return _days(to_us(today) - (today.weekday() + 7 * back) * DAY_US, 7)
     if unit == "month":
-        first = today.replace(day=1)
-        return _period((first - timedelta(days=1)).replace(day=1) if back else first, 1, FULL)
-    return _period(datetime(today.year - back, 1, 1, tzinfo=UTC), 12, FULL)
+        return _months(today.year, today.month - back, 1, FULL)
+    return _months(today.year - back, 1, 12, FULL)
 
 
-def _days(start: datetime, count: int) -> Period:
-    return Period(to_us(start), to_us(start + timedelta(days=count)), FULL)
+def _days(start: int, count: int) -> Period:
+    return Period(start, start + count * DAY_US, FULL)
 
 
-def _period(first: datetime, months: int, weight: float) -> Period:
-    past = first.month - 1 + months
-    end = first.replace(year=first.year + past // 12, month=past % 12 + 1)
-    return Period(to_us(first), to_us(end), weight)
+def _months(year: int, month: int, count: int, weight: float) -> Period:
+    first = year * 12 + month - 1
+    return Period(_beginning(first), _beginning(first + count), weight)
+
+
+def _beginning(months: int) -> int:
+    """Return when the month begins that is ``months`` after January of the year 0, in microseconds.
+
+    Before the year 1 and after the year 9999 no memory can lie: there all months are one moment.
+    """
+    year, month = divmod(months, 12)
+    if not MINYEAR <= year <= MAXYEAR:
+        return to_us(FIRST) if year < MINYEAR else to_us(LAST) + 1
+    return to_us(datetime(year, month + 1, 1, tzinfo=UTC))

@@ -11,7 +11,7 @@ part of a string. :func:`parse` checks a filter completely before anything is se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -161,9 +161,26 @@ def _test(field: str, operator: str, operand: Any) -> Test:
         raise InvalidFilter(
             f"{operator} on {field} needs a number, a string or a time, not {type(operand).__name__}"
         )
+    _check_operand(field, operand, depth=0)
     if field in TIME_FIELDS:
         operand = [_micros(field, item) for item in operand] if many else _micros(field, operand)
     return Test(field, operator, operand)
+
+
+def _check_operand(field: str, operand: Any, depth: int) -> None:
+    """Refuse what no stored value could equal, such as an array or an object of the caller's."""
+    if depth > MAX_DEPTH:
+        raise InvalidFilter(f"the operand on {field} is nested deeper than {MAX_DEPTH} levels")
+    if isinstance(operand, list | tuple):
+        parts: Iterable[Any] = operand
+    elif isinstance(operand, Mapping):
+        parts = operand.values()
+    elif operand is None or isinstance(operand, str | int | float | datetime):
+        return
+    else:
+        raise InvalidFilter(f"{field} cannot be compared with a {type(operand).__name__}")
+    for part in parts:
+        _check_operand(field, part, depth + 1)
 
 
 def _micros(field: str, operand: Any) -> int | None:
@@ -178,7 +195,13 @@ def _micros(field: str, operand: Any) -> int | None:
 
 
 def _equal(stored: Any, operand: Any) -> bool:
-    """JSON equality: ``1 == 1.0`` but ``1 != true``."""
+    """JSON equality: ``1 == 1.0`` but ``1 != true``, inside lists and objects too."""
+    if isinstance(stored, list) and isinstance(operand, list | tuple):
+        return len(stored) == len(operand) and all(map(_equal, stored, operand))
+    if isinstance(stored, dict) and isinstance(operand, Mapping):
+        return stored.keys() == operand.keys() and all(
+            _equal(value, operand[name]) for name, value in stored.items()
+        )
     return isinstance(stored, bool) == isinstance(operand, bool) and bool(stored == operand)
 
 

@@ -17,6 +17,10 @@ _FIELDS = frozenset(
     {"text", "metadata", "event_time", "expires_at", "agent_id", "run_id", "infer", "source"}
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
+#: NUL as JSON writes it: after an even number of backslashes, which stand for themselves.
+_ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+#: Serialisers recurse; some refuse what is deeper than a few hundred levels.
+MAX_METADATA_DEPTH = 64
 _SPEAKER = re.compile(r"\s*([^\W\d_][\w .'’-]{0,39}?)\s*:\s")
 
 
@@ -93,15 +97,31 @@ def check_metadata(metadata: Any, limit: int) -> dict[str, Any]:
     if not metadata:
         return {}
     try:
-        encoded = json.dumps(metadata, ensure_ascii=False, allow_nan=False)
+        encoded = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput(f"metadata is not JSON: {error}") from error
-    if len(encoded) > limit:
-        raise InvalidInput(f"metadata has {len(encoded)} characters as JSON, the limit is {limit}")
-    if "\\u0000" in encoded or _SURROGATE.search(encoded):
+    if _ESCAPED_NUL.search(encoded) or _SURROGATE.search(encoded):
         raise InvalidText("metadata holds a NUL character or a lone surrogate")
+    size = len(encoded.encode())
+    if size > limit:
+        raise InvalidInput(f"metadata has {size} bytes as JSON, the limit is {limit}")
     decoded: dict[str, Any] = json.loads(encoded)
+    if _depth(decoded) > MAX_METADATA_DEPTH:
+        raise InvalidInput(f"metadata is nested deeper than {MAX_METADATA_DEPTH} levels")
     return decoded
+
+
+def _depth(value: Any) -> int:
+    """Return how many objects and lists lie within each other."""
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        depth += 1
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return depth
 
 
 def speaker_of(text: str, metadata: Mapping[str, Any]) -> str | None:
@@ -115,10 +135,9 @@ def speaker_of(text: str, metadata: Mapping[str, Any]) -> str | None:
 
 
 def _name(value: Any, field: str) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise InvalidInput(f"{field} must be a string, not {type(value).__name__}")
     check_name(value, field)
-    return value
+    name: str | None = value
+    return name
 
 
 def _check_characters(text: str, what: str) -> None:

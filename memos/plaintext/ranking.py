@@ -152,7 +152,7 @@ def dense(
 ) -> Scores:
     """Return half the row's own cosine and half the weighted mean over its neighbourhood."""
     involved, places = np.unique(np.column_stack([rows, around]), return_inverse=True)
-    cosines = (view.vectors[involved] @ vector)[places.reshape(len(rows), -1)]
+    cosines = (view.vectors[involved] @ vector)[places.reshape(len(rows), 1 + around.shape[1])]
     own = cosines[:, 0]
     mean = (own + (weights * cosines[:, 1:]).sum(axis=1)) / (1 + weights.sum(axis=1))
     mixed: Scores = ((1 - CONTEXT) * own + CONTEXT * mean).astype(np.float32)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError
 
-from memos.errors import StoreFull, StoreTooNew, StoreUnavailable
+from memos.errors import StoreError, StoreFull, StoreTooNew, StoreUnavailable
 from memos.store.revision import HEAD, KNOWN
 
 WRITE = "memos_write"
@@ -23,6 +25,10 @@ FULL_MARKS = (
     "No space left on device",
     "could not extend file",
 )
+#: What reading a damaged page comes to where SQLite does not notice; callers' own values were checked before.
+UNREADABLE = (UnicodeDecodeError, JSONDecodeError, OverflowError, ValidationError)
+#: What SQLite says where it cannot tell why a file may not grow: a quota, a size limit, a failing disk.
+WRITE_REFUSED = frozenset({"SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE"})
 
 
 class Database:
@@ -37,9 +43,14 @@ class Database:
         self.engine = _create(url)
         snapshot = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
         self._reader = self.engine.execution_options(**snapshot)
-        if migrate:
+        if not migrate:
+            return
+        try:
             with translated():
                 upgrade(self.engine)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def is_sqlite(self) -> bool:
@@ -105,15 +116,31 @@ class Database:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn driver errors of a lost or full database into this project's errors."""
+    """Turn driver errors of a lost, full or damaged database into this project's errors."""
     try:
         yield
     except (OperationalError, InterfaceError) as error:
         raise _translate(error) from error
+    except DatabaseError as error:
+        if type(error) is not DatabaseError:  # a mistake in a statement, not in the file
+            raise
+        raise _damaged(error.orig) from error
+    except UNREADABLE as error:
+        raise _damaged(error) from error
+
+
+def _damaged(cause: object) -> StoreError:
+    return StoreError(
+        f"the database file is damaged, or not a database ({cause}); put a backup in its place"
+    )
 
 
 def _translate(error: DBAPIError) -> StoreFull | StoreUnavailable:
     message = str(error.orig)
+    if getattr(error.orig, "sqlite_errorname", "") in WRITE_REFUSED:
+        return StoreFull(
+            "the store may not grow (a quota, a limit on file sizes or a failing disk); nothing of this write was kept"
+        )
     code = getattr(error.orig, "sqlstate", None) or ""
     if any(mark in message or mark == code for mark in FULL_MARKS):
         return StoreFull(

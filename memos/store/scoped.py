@@ -21,8 +21,9 @@ from sqlalchemy import (
     update,
 )
 
-from memos.cube import Scope
+from memos.cube import Scope, check_name
 from memos.errors import NotFound
+from memos.ids import is_id
 from memos.store.schema import cubes, namespaces
 
 
@@ -52,8 +53,11 @@ class ScopedRepository:
 def locate(connection: Connection, tenant: str, cube_id: str, user_id: str | None = None) -> Scope:
     """Return the namespace of a tenant (of one user, if given) that holds a cube, as a scope.
 
-    Raises :class:`NotFound`, with the same words whether the id is unknown or somebody else's.
+    Raises :class:`NotFound`, with the same words whether the id is malformed, unknown or somebody else's.
     """
+    check_name(user_id, "user_id")
+    if not is_id(cube_id):
+        raise NotFound(f"no memory {cube_id!r} here; it may have been forgotten")
     statement = (
         select(namespaces.c.user_id)
         .join_from(cubes, namespaces, cubes.c.namespace_id == namespaces.c.id)

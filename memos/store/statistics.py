@@ -27,19 +27,24 @@ def statistics(database: Database, scope: Scope) -> Statistics:
     """Count one namespace; all zeros where nothing was ever stored."""
     with database.read() as connection:
         embedder = embedder_table.active(connection)
+        empty = Statistics(
+            user_id=scope.user_id,
+            embedder=embedder.identity if embedder else None,
+            dimension=embedder.dimension if embedder else None,
+        )
         namespace = namespaces.find(connection, scope)
         if namespace is None:
-            return Statistics(user_id=scope.user_id)
+            return empty
         counts = CubeRepository(connection, namespace.id).counts()
-    return Statistics(
-        user_id=scope.user_id,
-        memories=counts["cubes"],
-        versions=counts["versions"],
-        vectors=counts["vectors"],
-        links=counts["links"],
-        text_characters=counts["text_characters"],
-        embedder=embedder.identity if embedder else None,
-        dimension=embedder.dimension if embedder else None,
-        indexed=namespace.collection is not None,
-        index_lag=namespace.revision - namespace.indexed_revision if namespace.collection else 0,
+    lag = namespace.revision - namespace.indexed_revision
+    return empty.model_copy(
+        update={
+            "memories": counts["cubes"],
+            "versions": counts["versions"],
+            "vectors": counts["vectors"],
+            "links": counts["links"],
+            "text_characters": counts["text_characters"],
+            "indexed": namespace.collection is not None,
+            "index_lag": lag if namespace.collection else 0,
+        }
     )

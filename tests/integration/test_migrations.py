@@ -1,20 +1,31 @@
-"""The migrations produce the schema that the code declares, on both databases."""
+"""The migrations produce the schema that the code declares, on both databases, forwards and back."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
+from memos.config import Settings
+from memos.cube import Scope
+from memos.engine import MemoryOS
 from memos.store.database import Database, current_revision, migrations_folder
 from memos.store.revision import HEAD, KNOWN
+from memos.store.schema import metadata
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from memos.embedding.base import Embedder
+
+Shape = dict[str, list[str]]
 
 
 @pytest.fixture
@@ -38,6 +49,12 @@ def test_known_revisions_are_complete(migrations: Config) -> None:
     assert [script.revision for script in newest_first] == list(reversed(KNOWN))
 
 
+def test_every_revision_file_is_in_line(migrations: Config) -> None:
+    files = (migrations_folder() / "versions").glob("*.py")
+    assert sorted(file.name[:4] for file in files) == sorted(KNOWN)
+    assert ScriptDirectory.from_config(migrations).get_current_head() == HEAD
+
+
 def test_migrations_match_schema(migrations: Config, database_url: str) -> None:
     """What ``alembic check`` checks: nothing is left for a new migration to do."""
     with closing(Database(database_url)) as database, database.write() as connection:
@@ -49,3 +66,82 @@ def test_opening_again_changes_nothing(database_url: str) -> None:
     for _ in range(2):
         with closing(Database(database_url)) as database:
             assert current_revision(database.engine) == HEAD
+
+
+# ------------------------------------------------------------ down and up
+
+
+def migrate(config: Config, database: Database, target: str) -> None:
+    """Move a database to a revision, up or down."""
+    move = command.downgrade if target == "base" else command.upgrade
+    with database.write() as connection:
+        config.attributes["connection"] = connection
+        move(config, target)
+
+
+def shape(database: Database) -> Shape:
+    """Describe every table, column, index and constraint of a database, whatever order they are listed in."""
+    inspector = sa.inspect(database.engine)
+    found: Shape = {}
+    for table in sorted(set(inspector.get_table_names()) - {"alembic_version"}):
+        parts: list[Any] = [*inspector.get_columns(table), *inspector.get_indexes(table)]
+        parts += [*inspector.get_foreign_keys(table), *inspector.get_unique_constraints(table)]
+        parts.append(inspector.get_pk_constraint(table))
+        found[table] = sorted(str(sorted(part.items(), key=str)) for part in parts)
+    return found
+
+
+def test_down_and_up_again(migrations: Config, database_url: str) -> None:
+    with closing(Database(database_url)) as database:
+        before = shape(database)
+        migrate(migrations, database, "base")
+        assert shape(database) == {}
+        assert current_revision(database.engine) is None
+        migrate(migrations, database, "head")
+        assert shape(database) == before
+        assert current_revision(database.engine) == HEAD
+
+
+def test_same_as_created_from_the_declarations(migrations: Config, database_url: str) -> None:
+    """Server defaults included, which ``alembic check`` does not compare."""
+    with closing(Database(database_url)) as database:
+        migrated = shape(database)
+        migrate(migrations, database, "base")
+        with database.write() as connection:
+            metadata.create_all(connection)
+        assert shape(database) == migrated
+
+
+def test_down_with_data_and_up_again(
+    migrations: Config, database_url: str, tmp_path: Path, embedder: Embedder
+) -> None:
+    settings = Settings(home=tmp_path)
+    if not database_url.startswith("sqlite"):
+        settings = Settings(home=tmp_path, database_url=database_url)
+    scope = Scope(user_id="u")
+    for _ in range(2):
+        with MemoryOS(settings, embedder) as engine:
+            assert engine.list(scope) == []
+            (cube,) = engine.store_many(scope, [{"text": "Ann adopted a cat"}])
+            engine.update(scope.tenant, cube.id, text="Ann adopted a dog")
+        with closing(Database(database_url)) as database:
+            migrate(migrations, database, "base")
+            migrate(migrations, database, "head")
+
+
+# ------------------------------------------------------------ from the command line
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_command_line(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """``alembic upgrade head`` and ``alembic check``, as CONTRIBUTING tells developers and CI does."""
+    environment = {**os.environ, "MEMOS_HOME": str(tmp_path / "home")}
+    url = f"sqlite:///{tmp_path / 'home' / 'memos.db'}"
+    if kind == "postgresql":
+        url = environment["MEMOS_DATABASE_URL"] = request.getfixturevalue("postgres_database")
+    root = request.config.rootpath
+    for arguments in (["upgrade", "head"], ["check"], ["downgrade", "base"], ["upgrade", "head"]):
+        alembic = [sys.executable, "-m", "alembic", *arguments]
+        subprocess.run(alembic, cwd=root, env=environment, check=True, capture_output=True)
+    with closing(Database(url, migrate=False)) as database:
+        assert current_revision(database.engine) == HEAD

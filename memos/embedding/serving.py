@@ -59,7 +59,11 @@ def active(connection: Connection, embedder: Embedder) -> EmbedderRow | None:
 
 def register(connection: Connection, embedder: Embedder) -> EmbedderRow:
     """Return the store's embedder, making it ``embedder`` if there is none yet; raise if it is another."""
-    row = embedder_table.active(connection)
+    if embedder_table.active(connection) is None:
+        embedder_table.hold(connection)  # other writers of an empty store do the same now
+    else:
+        embedder_table.share(connection)
+    row = embedder_table.active(connection)  # again, now that nobody changes it
     if row is None:
         return embedder_table.register(connection, embedder.identity, embedder.dimension)
     _check(row, embedder)

@@ -29,11 +29,14 @@ def collapse(items: Sequence[tuple[str, NDArray[np.float32]]], limit: int) -> li
     Two items are the same when their vectors agree (:data:`SAME_VECTOR`), nine tenths of their words are common, and
     they hold the same numbers.
     """
+    if not items:
+        return []
+    vectors = np.stack([vector for _, vector in items])
+    close = vectors @ vectors.T >= SAME_VECTOR
     kept: list[int] = []
     duplicates: dict[int, list[int]] = {}
-    bags = [frozenset(words(text)) for text, _ in items]
-    for index, (_, vector) in enumerate(items):
-        twin = _twin(index, vector, kept, items, bags)
+    for index in range(len(items)):
+        twin = _twin(index, [other for other in kept if close[index, other]], items)
         if twin is not None:
             duplicates[twin].append(index)
         elif len(kept) < limit:
@@ -43,16 +46,15 @@ def collapse(items: Sequence[tuple[str, NDArray[np.float32]]], limit: int) -> li
 
 
 def _twin(
-    index: int,
-    vector: NDArray[np.float32],
-    kept: Sequence[int],
-    items: Sequence[tuple[str, NDArray[np.float32]]],
-    bags: Sequence[frozenset[str]],
+    index: int, close: Sequence[int], items: Sequence[tuple[str, NDArray[np.float32]]]
 ) -> int | None:
-    for other in kept:
-        if _same_words(bags[index], bags[other]) and float(vector @ items[other][1]) >= SAME_VECTOR:
-            return other
-    return None
+    """Return the first of the ``close`` items that says the same; words are compared only where vectors agree."""
+    if not close:
+        return None
+    own = frozenset(words(items[index][0]))
+    return next(
+        (other for other in close if _same_words(own, frozenset(words(items[other][0])))), None
+    )
 
 
 def _same_words(one: frozenset[str], other: frozenset[str]) -> bool:

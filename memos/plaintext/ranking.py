@@ -63,11 +63,14 @@ def rank(
     ``nearest`` are dense candidates an index has already found; without them the allowed rows are scanned exactly.
     """
     idf = {term: view.lexical.idf(term) for term in query.terms}
-    rows = candidates(view, query, idf, allowed, nearest)
+    cosines = Cosines(
+        view, query.vector, scan=nearest is None and 2 * int(allowed.sum()) > len(view)
+    )
+    rows = candidates(view, query, idf, allowed, nearest, cosines)
     around = neighbours(view, rows)
     weights = borrowing(view, rows, around)
     parts = {
-        "dense": dense(view, query.vector, rows, around, weights),
+        "dense": dense(cosines, rows, around, weights),
         "lexical": LEXICAL * lexical(view, idf, rows, around, weights),
         **priors(view, query, rows),
     }
@@ -79,50 +82,65 @@ def rank(
 # ---------------------------------------------------------------- candidates
 
 
+class Cosines:
+    """Cosines of one question with rows of a view: all computed at once under ``scan``, else as they are asked for."""
+
+    def __init__(self, view: NamespaceView, vector: NDArray[np.float32], *, scan: bool) -> None:
+        self._vectors = view.vectors
+        self._vector = vector
+        self._all: Scores | None = view.vectors @ vector if scan else None
+
+    def of(self, rows: Rows) -> Scores:
+        """Return the cosine of each row, in the shape of ``rows``; any value where a row is :data:`NONE`."""
+        if self._all is not None:
+            return self._all[rows]
+        wanted = np.zeros(len(self._vectors), np.bool_)
+        wanted[rows] = True
+        involved = np.flatnonzero(wanted)
+        table = np.empty(len(self._vectors), np.float32)
+        table[involved] = self._vectors[involved] @ self._vector
+        return table[rows]
+
+
 def candidates(
     view: NamespaceView,
     query: Query,
     idf: Mapping[str, float],
     allowed: NDArray[np.bool_],
     nearest: Rows | None,
+    cosines: Cosines,
 ) -> Rows:
     """Return the allowed rows worth scoring: the best by cosine, the best by BM25, and the neighbours of both."""
-    rows = np.flatnonzero(allowed)
-    prior = total(priors(view, query, rows))
     if nearest is None:
-        nearest = rows[best(_cosines(view, query.vector, rows) + prior, CANDIDATES)]
+        rows = np.flatnonzero(allowed)
+        nearest = rows[best(cosines.of(rows) + total(priors(view, query, rows)), CANDIDATES)]
     mass = max(sum(idf.values()), 1e-9)
-    matches = view.lexical.scores({term: LEXICAL * weight / mass for term, weight in idf.items()})[
-        rows
-    ]
+    matches = view.lexical.scores({term: LEXICAL * weight / mass for term, weight in idf.items()})
     hit = np.flatnonzero(matches)
-    seeds = np.union1d(nearest, rows[hit[best(matches[hit] + prior[hit], CANDIDATES)]])
+    hit = hit[allowed[hit]]
+    promising = hit[best(matches[hit] + total(priors(view, query, hit)), CANDIDATES)]
+    seeds = np.union1d(nearest, promising)
     found: Rows = np.union1d(seeds, neighbours(view, seeds).ravel())
     found = found[found != NONE]
     return found[allowed[found]]
 
 
-def scan(view: NamespaceView, vector: NDArray[np.float32], rows: Rows) -> Rows:
+def nearest_of(view: NamespaceView, vector: NDArray[np.float32], rows: Rows) -> Rows:
     """Return those of ``rows`` nearest to ``vector``, by exact comparison."""
-    return rows[best(_cosines(view, vector, rows), CANDIDATES)]
+    return rows[best(Cosines(view, vector, scan=False).of(rows), CANDIDATES)]
 
 
 def total(parts: Mapping[str, Scores]) -> Scores:
     """Return the sum of the parts, float32 ``[rows]``."""
-    return np.asarray(np.sum(list(parts.values()), axis=0), np.float32)
+    return np.asarray(sum(parts.values()), np.float32)
 
 
 def best(scores: Scores, count: int) -> Rows:
     """Return the places of the ``count`` largest scores, in no order."""
-    return (
-        np.argpartition(scores, -count)[-count:] if len(scores) > count else np.arange(len(scores))
-    )
-
-
-def _cosines(view: NamespaceView, vector: NDArray[np.float32], rows: Rows) -> Scores:
-    chosen = view.vectors if len(rows) == len(view) else view.vectors[rows]
-    cosines: Scores = chosen @ vector
-    return cosines
+    if len(scores) <= count:
+        return np.arange(len(scores))
+    chosen: Rows = np.argpartition(scores, -count)[-count:]
+    return chosen
 
 
 def neighbours(view: NamespaceView, rows: Rows) -> Rows:
@@ -135,26 +153,32 @@ def neighbours(view: NamespaceView, rows: Rows) -> Rows:
 # ---------------------------------------------------------------- parts of the score
 
 
-def shortness(view: NamespaceView, rows: Rows) -> Scores:
-    """Return how much each row depends on its context: 1 up to :data:`SHORT` content words, then falling."""
-    return np.minimum(1.0, SHORT / np.maximum(view.lexical.lengths[rows], 1.0)).astype(np.float32)
+def shortness(view: NamespaceView) -> Scores:
+    """Return how much each row depends on its context, ``[all rows]``: 1 up to :data:`SHORT` terms, then falling."""
+
+    def compute() -> Scores:
+        return np.minimum(1.0, SHORT / np.maximum(view.lexical.lengths, 1.0)).astype(np.float32)
+
+    return view.derived("shortness", compute)
+
+
+def asking(view: NamespaceView) -> Scores:
+    """Return how much each row looks like a mere question, ``[all rows]``, 0 to 1."""
+    return view.derived("asking", lambda: view.asks * shortness(view) ** 2)
 
 
 def borrowing(view: NamespaceView, rows: Rows, around: Rows) -> Scores:
     """Return what each neighbour counts for its row, ``[len(rows), 4]``."""
     base = np.array([NEAR, FAR, NEAR, FAR], np.float32)
-    weights: Scores = np.where(around != NONE, base * shortness(view, rows)[:, None], np.float32(0))
+    weights: Scores = np.where(around != NONE, base * shortness(view)[rows, None], np.float32(0))
     return weights
 
 
-def dense(
-    view: NamespaceView, vector: NDArray[np.float32], rows: Rows, around: Rows, weights: Scores
-) -> Scores:
+def dense(cosines: Cosines, rows: Rows, around: Rows, weights: Scores) -> Scores:
     """Return half the row's own cosine and half the weighted mean over its neighbourhood."""
-    involved, places = np.unique(np.column_stack([rows, around]), return_inverse=True)
-    cosines = (view.vectors[involved] @ vector)[places.reshape(len(rows), 1 + around.shape[1])]
-    own = cosines[:, 0]
-    mean = (own + (weights * cosines[:, 1:]).sum(axis=1)) / (1 + weights.sum(axis=1))
+    compared = cosines.of(np.column_stack([rows, around]))
+    own = compared[:, 0]
+    mean = (own + (weights * compared[:, 1:]).sum(axis=1)) / (1 + weights.sum(axis=1))
     mixed: Scores = ((1 - CONTEXT) * own + CONTEXT * mean).astype(np.float32)
     return mixed
 
@@ -201,7 +225,7 @@ def priors(view: NamespaceView, query: Query, rows: Rows) -> dict[str, Scores]:
     return {
         "speaker": SPEAKER * spoken_by(view, query.speaker, rows),
         "time": TIME * agreement(view, query.periods, rows),
-        "asking": -ASKING * view.asks[rows] * shortness(view, rows) ** 2,
+        "asking": -ASKING * asking(view)[rows],
     }
 
 
@@ -216,6 +240,8 @@ def spoken_by(view: NamespaceView, speaker: int, rows: Rows) -> Scores:
 def agreement(view: NamespaceView, periods: Sequence[Period], rows: Rows) -> Scores:
     """Return how well each row's event time agrees with the best of the periods, 0 to 1."""
     best = np.zeros(len(rows), np.float32)
+    if not periods:
+        return best
     times = view.event_time[rows]
     for period in periods:
         inside = (period.start <= times) & (times < period.end)

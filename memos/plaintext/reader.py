@@ -21,7 +21,7 @@ from memos.errors import NotFound, StoreUnavailable
 from memos.plaintext import filters as filter_grammar
 from memos.plaintext.filters import AllOf, Condition, Test
 from memos.plaintext.question import Question, understand
-from memos.plaintext.ranking import CANDIDATES, Query, Ranking, Rows, rank, scan
+from memos.plaintext.ranking import CANDIDATES, Query, Ranking, Rows, nearest_of, rank
 from memos.plaintext.recall import (
     SPARE,
     RecallRequest,
@@ -161,7 +161,7 @@ class NoteReader:
         known = np.array(
             [view.row_of[cube_id] for cube_id in ids if cube_id in view.row_of], np.int64
         )
-        pending = scan(
+        pending = nearest_of(
             view, vector, np.flatnonzero(allowed & (view.row_revision > namespace.indexed_revision))
         )
         return np.union1d(known[allowed[known]], pending)

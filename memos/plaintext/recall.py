@@ -80,7 +80,9 @@ def visible(
     Without ``as_of``: newest versions that have not expired. With it: the versions that held at that time.
     """
     if request.as_of is None:
-        allowed = view.current & view.recallable & (view.expires_at > now)
+        allowed = view.derived("recallable", lambda: view.current & view.recallable)
+        if now >= view.derived("first_expiry", lambda: int(np.min(view.expires_at, initial=NEVER))):
+            allowed = allowed & (view.expires_at > now)
     else:
         at = to_us(request.as_of)
         allowed = (

@@ -60,8 +60,8 @@ class NoteWriter:
         notes = _prepare(memories, embedder)
         ids = [note.id for note in notes]
         with self._database.write() as connection:
-            namespace = namespaces.open_for_write(connection, scope)
             row = register(connection, embedder)
+            namespace = namespaces.open_for_write(connection, scope)
             if key:
                 keys = Idempotency(connection, namespace.id)
                 made = keys.replay(
@@ -99,8 +99,8 @@ class NoteWriter:
         cube_id = before.id
         note = _prepare([memory], embedder)[0]
         with self._database.write() as connection:
-            namespace = namespaces.open_for_write(connection, scope)
             row = register(connection, embedder)
+            namespace = namespaces.open_for_write(connection, scope)
             repository = CubeRepository(connection, namespace.id)
             present = _one(repository, cube_id, scope)
             # Text or metadata not given were taken from `before`: another writer must not have changed them since.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, text, update
 
 from memos.clock import now_us
 from memos.store.schema import embedders
@@ -21,6 +21,21 @@ class EmbedderRow:
 
 
 _COLUMNS = (embedders.c.id, embedders.c.identity, embedders.c.dimension, embedders.c.active)
+
+
+def share(connection: Connection) -> None:
+    """Keep the serving embedder as it is until this transaction ends; to be called before a namespace is locked."""
+    _lock(connection, "pg_advisory_xact_lock_shared")
+
+
+def hold(connection: Connection) -> None:
+    """Wait for every transaction that shares the serving embedder, and keep others out until this one ends."""
+    _lock(connection, "pg_advisory_xact_lock")
+
+
+def _lock(connection: Connection, function: str) -> None:
+    if connection.dialect.name == "postgresql":  # SQLite has one writer anyway
+        connection.execute(text(f"SELECT {function}(hashtext('memos-embedder'))"))
 
 
 def active(connection: Connection) -> EmbedderRow | None:

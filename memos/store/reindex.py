@@ -44,6 +44,7 @@ class Reindexer:
         Interrupted before the switch, the old embedder goes on serving and the next run continues.
         """
         with self._database.write() as connection:
+            embedder_table.hold(connection)
             target = embedder_table.register(connection, embedder.identity, embedder.dimension)
         made = self._embed_missing(embedder, target.id, progress)
         with self._embedder.switch(embedder):
@@ -88,6 +89,7 @@ class Reindexer:
 
     def _switch(self, embedder: Embedder, embedder_id: int) -> None:
         with self._database.write() as connection:
+            embedder_table.hold(connection)
             namespaces.forget_all_indexes(
                 connection
             )  # locks every namespace: no writer is under way from here on

@@ -6,6 +6,7 @@ builds a statement on a memory table.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -25,6 +26,8 @@ from memos.cube import Scope, check_name
 from memos.errors import NotFound
 from memos.ids import is_id
 from memos.store.schema import cubes, namespaces
+
+IN_CHUNK = 500  # bound variables per IN list
 
 
 class ScopedRepository:
@@ -69,3 +72,15 @@ def locate(connection: Connection, tenant: str, cube_id: str, user_id: str | Non
     if owner is None:
         raise NotFound(f"no memory {cube_id!r} here; it may have been forgotten")
     return Scope(tenant=tenant, user_id=owner)
+
+
+def taken(connection: Connection, cube_ids: Sequence[str], apart_from: int) -> set[str]:
+    """Return which ids belong to a cube of any namespace but ``apart_from``: an import must not use them again."""
+    found: set[str] = set()
+    for start in range(0, len(cube_ids), IN_CHUNK):
+        chunk = cube_ids[start : start + IN_CHUNK]
+        statement = select(cubes.c.id).where(
+            cubes.c.id.in_(chunk), cubes.c.namespace_id != apart_from
+        )
+        found.update(connection.scalars(statement))
+    return found

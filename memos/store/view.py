@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from memos.store.lexical import LexicalIndex
 from memos.store.namespaces import Namespace
 from memos.store.records import Outbox
 
+T = TypeVar("T")
 NEVER = np.iinfo(np.int64).max
 NONE = -1
 _ROW_OVERHEAD = (
@@ -55,7 +56,7 @@ class NamespaceView:
         self._last: dict[str, int] = {}
         self._history: dict[str, list[int]] = defaultdict(list)
         self._dead = 0
-        self._derived: dict[str, float] = {}
+        self._derived: dict[str, Any] = {}
         self._padded: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
@@ -129,11 +130,12 @@ class NamespaceView:
         """Whether the text ends in a question mark ``[rows]``."""
         return self._flags.values[:, 2]
 
-    def derived(self, name: str, compute: Callable[[], float]) -> float:
-        """Return a figure computed from the arrays, kept until they change."""
+    def derived(self, name: str, compute: Callable[[], T]) -> T:
+        """Return a figure or array computed from the arrays here, kept until they change."""
         if name not in self._derived:
             self._derived[name] = compute()
-        return self._derived[name]
+        kept: T = self._derived[name]
+        return kept
 
     def stale(self, namespace: Namespace) -> bool:
         """Whether catching up is impossible or wasteful, so that the view must be loaded anew."""
@@ -169,6 +171,7 @@ class NamespaceView:
             self._history[entry.cube_id].append(row)
             if entry.version == entry.current:
                 self.row_of[entry.cube_id] = row
+                self._count_turn(entry.author, 1)
                 self._link(row, entry.run_id, earlier.get(entry.cube_id))
         for old in (np.flatnonzero(~self.current[first:]) + first).tolist():
             self.lexical.switch_off(old)
@@ -192,10 +195,13 @@ class NamespaceView:
         self.digests.extend(entry.digest for entry in entries)
 
     def _speaker_number(self, name: str | None) -> int:
-        if name is None:
-            return NONE
-        self.turns[name] += 1
-        return self.speakers.setdefault(name, len(self.speakers))
+        return NONE if name is None else self.speakers.setdefault(name, len(self.speakers))
+
+    def _count_turn(self, name: str | None, change: int) -> None:
+        if name is not None:
+            self.turns[name] += change
+            if not self.turns[name]:
+                del self.turns[name]
 
     def _link(self, row: int, run_id: str | None, earlier: int | None) -> None:
         """Chain a row to its session: at the end, or in the place of the version it replaces."""
@@ -235,6 +241,7 @@ class NamespaceView:
             for row in self._history.pop(cube_id):
                 if self.current[row]:
                     self.lexical.switch_off(row)
+                    self._count_turn(self.columns.header(row, "author"), -1)
                 self._flags.values[row, :2] = False
                 self._vectors.values[row] = 0.0
                 self._dead += 1

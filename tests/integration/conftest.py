@@ -193,9 +193,8 @@ class Cluster:
             "port": str(port),
             "unix_socket_directories": "",
             "dynamic_shared_memory_type": "mmap",  # inside the data folder, never in /dev/shm
-            "fsync": "off",
+            "fsync": "off",  # survives the kill of a server, which tests do, but not of the machine
             "full_page_writes": "off",
-            "synchronous_commit": "off",
         }
         options = [
             option for name, value in settings.items() for option in ("-c", f"{name}={value}")
@@ -205,6 +204,10 @@ class Cluster:
     def url(self, port: int) -> str:
         """SQLAlchemy URL of its first database, as its superuser."""
         return f"postgresql+psycopg://postgres:{self.password}@127.0.0.1:{port}/postgres"
+
+    def answers(self, port: int) -> bool:
+        """Whether it can be connected to."""
+        return postgres_answers(self.url(port))
 
 
 def make_cluster(folder: Path) -> Cluster:
@@ -221,8 +224,7 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """SQLAlchemy URL of a fresh PostgreSQL 18 with pgvector, as its superuser."""
     folder = tmp_path_factory.mktemp("postgres")
     cluster = make_cluster(folder)
-    ready = lambda port: postgres_answers(cluster.url(port))  # noqa: E731
-    with serve(cluster.command, ready, folder, cluster.identity) as port:
+    with serve(cluster.command, cluster.answers, folder, cluster.identity) as port:
         yield cluster.url(port)
 
 
@@ -231,8 +233,7 @@ def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ser
     """A PostgreSQL that this test may kill, and the SQLAlchemy URL of its empty database."""
     folder = tmp_path_factory.mktemp("own-postgres")
     cluster = make_cluster(folder)
-    answers = lambda port: postgres_answers(cluster.url(port))  # noqa: E731
-    server = Server(cluster.command, answers, folder, cluster.identity)
+    server = Server(cluster.command, cluster.answers, folder, cluster.identity)
     with contextlib.closing(server):
         server.start()
         yield server, cluster.url(server.port)

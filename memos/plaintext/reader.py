@@ -36,8 +36,9 @@ from memos.plaintext.recall import (
 from memos.store import namespaces
 from memos.store.cubes import CubeRepository
 from memos.store.database import Database
+from memos.store.embedder_table import EmbedderRow
 from memos.store.namespaces import Namespace
-from memos.store.relay import collection_name
+from memos.store.relay import serves
 from memos.store.scoped import locate
 from memos.store.vector_index import VectorIndex
 from memos.store.view import NONE, NamespaceView
@@ -70,18 +71,16 @@ class NoteReader:
         self, scope: Scope, request: RecallRequest, condition: Condition | None, embedder: Embedder
     ) -> RecallResult:
         clock = Stopwatch()
-        with self._opened(scope, embedder) as opened:
-            if opened is None:
-                return RecallResult(hits=(), context="")
-            question = understand(request.query, opened.view, request.reference)
+        home = self._home(scope, embedder)
+        if home is None:
+            return RecallResult(hits=(), context="")
+        question = self._understand(home, request)
         clock.lap("understand")
         vector = embedder.embed([question.bare])[
             0
-        ]  # between two snapshots: no lock is held while a model runs
+        ]  # no lock or snapshot is held while a model runs
         clock.lap("embed")
-        with self._opened(scope, embedder) as opened:
-            if opened is None:
-                return RecallResult(hits=(), context="")
+        with self._opened(home, embedder) as opened:
             clock.lap("view")
             ranking = self._rank(opened, request, condition, question, vector)
             clock.lap("rank")
@@ -92,7 +91,7 @@ class NoteReader:
     def get(self, tenant: str, cube_id: str, user_id: str | None) -> MemCube:
         """Return one memory; raise :class:`NotFound`."""
         with self._database.read() as connection:
-            scope, repository = _home(connection, tenant, cube_id, user_id)
+            scope, repository = _locate(connection, tenant, cube_id, user_id)
             return repository.get([cube_id], scope)[cube_id]
 
     def page(self, scope: Scope, after: str | None, limit: int) -> list[MemCube]:
@@ -108,27 +107,38 @@ class NoteReader:
     def history(self, tenant: str, cube_id: str, user_id: str | None) -> list[CubeVersion]:
         """Return every version of a memory, oldest first."""
         with self._database.read() as connection:
-            return _home(connection, tenant, cube_id, user_id)[1].history(cube_id)
+            return _locate(connection, tenant, cube_id, user_id)[1].history(cube_id)
 
     def links(self, tenant: str, cube_id: str, user_id: str | None) -> list[Link]:
         """Return every link of a memory, strongest first."""
         with self._database.read() as connection:
-            return _home(connection, tenant, cube_id, user_id)[1].links([cube_id])
+            return _locate(connection, tenant, cube_id, user_id)[1].links([cube_id])
 
     # ------------------------------------------------------------ inside
 
-    @contextmanager
-    def _opened(self, scope: Scope, embedder: Embedder) -> Iterator[_Opened | None]:
-        """Open one snapshot of the scope's namespace with its view held, ``None`` where nothing was ever stored."""
+    def _home(self, scope: Scope, embedder: Embedder) -> tuple[int, EmbedderRow] | None:
+        """Return the scope's namespace number and the embedder serving it, if anything was ever stored."""
         with self._database.read() as connection:
             row = active(connection, embedder)
             namespace = namespaces.find(connection, scope)
-            if row is None or namespace is None:
-                yield None
-                return
-            view = self._views.current(connection, namespace, row)
-            with view.lock:
-                yield _Opened(connection, namespace, view)
+        return None if row is None or namespace is None else (namespace.id, row)
+
+    def _understand(self, home: tuple[int, EmbedderRow], request: RecallRequest) -> Question:
+        """Analyse the question against what the view knows, which may be a moment old."""
+        with self._views.lease(*home) as view:
+            if not view.revision:
+                with self._database.read() as connection:
+                    view.catch_up(connection, namespaces.read(connection, home[0]))
+            return understand(request.query, view, request.reference)
+
+    @contextmanager
+    def _opened(self, home: tuple[int, EmbedderRow], embedder: Embedder) -> Iterator[_Opened]:
+        """Open one snapshot of a namespace and its view at the same revision."""
+        with self._views.lease(*home) as view, self._database.read() as connection:
+            active(connection, embedder)
+            namespace = namespaces.read(connection, home[0])
+            view.catch_up(connection, namespace)
+            yield _Opened(connection, namespace, view)
 
     def _rank(
         self,
@@ -140,31 +150,27 @@ class NoteReader:
     ) -> Ranking:
         view = opened.view
         allowed = visible(view, request, condition, now_us())
-        whole = condition is None and request.as_of is None
-        nearest = self._nearest(opened, vector, allowed) if whole else None
         speaker = NONE if question.speaker is None else view.speakers.get(question.speaker, NONE)
-        query = Query(vector, question.terms, speaker, question.periods)
-        return head(rank(view, query, allowed, nearest), request.top_k + SPARE)
+        wanted = request.top_k + SPARE
+        query = Query(vector, question.terms, speaker, question.periods, max(CANDIDATES, wanted))
+        whole = condition is None and request.as_of is None
+        nearest = self._nearest(opened, query, allowed) if whole else None
+        return head(rank(view, query, allowed, nearest), wanted)
 
-    def _nearest(
-        self, opened: _Opened, vector: NDArray[np.float32], allowed: NDArray[np.bool_]
-    ) -> Rows | None:
+    def _nearest(self, opened: _Opened, query: Query, allowed: NDArray[np.bool_]) -> Rows | None:
         """Return dense candidates from the vector index plus an exact scan of what it has not taken in yet."""
         namespace, view = opened.namespace, opened.view
-        if namespace.collection != collection_name(namespace.id, view.embedder_id):
+        if namespace.collection is None or not serves(namespace.collection, view.embedder_id):
             return None
         try:
-            ids = self._index.nearest(namespace.collection, vector, CANDIDATES)
+            ids = self._index.nearest(namespace.collection, query.vector, query.depth)
         except StoreUnavailable as error:
             logger.warning("recall scans exactly instead: %s", error)
             return None
-        known = np.array(
-            [view.row_of[cube_id] for cube_id in ids if cube_id in view.row_of], np.int64
-        )
-        pending = nearest_of(
-            view, vector, np.flatnonzero(allowed & (view.row_revision > namespace.indexed_revision))
-        )
-        return np.union1d(known[allowed[known]], pending)
+        found = [view.row_of[cube_id] for cube_id in ids if cube_id in view.row_of]
+        known = np.array(found, np.int64)
+        pending = np.flatnonzero(allowed & (view.row_revision > namespace.indexed_revision))
+        return np.union1d(known[allowed[known]], nearest_of(view, query, pending))
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +222,7 @@ def _narrowed(condition: Condition | None, scope: Scope) -> Condition | None:
     return AllOf(tuple(parts)) if parts else None
 
 
-def _home(
+def _locate(
     connection: Connection, tenant: str, cube_id: str, user_id: str | None
 ) -> tuple[Scope, CubeRepository]:
     scope = locate(connection, tenant, cube_id, user_id)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from memos.clock import from_us, now_us, to_us
@@ -23,6 +25,7 @@ from memos.store.cubes import CubeRepository, Note, cube_from_note
 from memos.store.database import Database
 from memos.store.namespaces import Namespace
 from memos.store.records import OUTBOX_KEEP, Audit, Idempotency, Jobs, Outbox, request_digest
+from memos.store.reindex import BATCH, Progress
 from memos.store.scoped import locate
 
 _HOUR_US = 3_600_000_000
@@ -36,8 +39,18 @@ class NoteWriter:
         self._embedder = embedder
         self._settings = settings
 
-    def store(self, scope: Scope, memories: Sequence[NewMemory], key: str | None) -> list[MemCube]:
-        """Write all memories or none; under an idempotency key used before, return what it made then."""
+    def store(
+        self,
+        scope: Scope,
+        memories: Sequence[NewMemory],
+        key: str | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> list[MemCube]:
+        """Write all memories or none; under an idempotency key used before, return what it made then.
+
+        ``progress`` is told how many were embedded, batch by batch; the write after it is short.
+        """
         digest = (
             request_digest(key, [memory.model_dump(mode="json") for memory in memories])
             if key
@@ -46,18 +59,19 @@ class NoteWriter:
         if key and (earlier := self._replay(scope, key, digest)) is not None:
             return earlier
         return self._embedder.steady(
-            lambda embedder: self._store(scope, memories, key, digest, embedder)
+            lambda embedder: self._store(
+                scope, _prepare(memories, embedder, progress), key, digest, embedder
+            )
         )
 
     def _store(
         self,
         scope: Scope,
-        memories: Sequence[NewMemory],
+        notes: list[Note],
         key: str | None,
         digest: str,
         embedder: Embedder,
     ) -> list[MemCube]:
-        notes = _prepare(memories, embedder)
         ids = [note.id for note in notes]
         with self._database.write() as connection:
             row = register(connection, embedder)
@@ -187,9 +201,28 @@ class NoteWriter:
             return _one(CubeRepository(connection, namespace.id), cube_id, scope)
 
 
-def _prepare(memories: Sequence[NewMemory], embedder: Embedder) -> list[Note]:
+def embed_in_batches(
+    embedder: Embedder, texts: Sequence[str], progress: Progress | None
+) -> NDArray[np.float32]:
+    """Return unit vectors, float32 ``[len(texts), dimension]``; with ``progress``, report after every batch."""
+    if progress is None or len(texts) <= BATCH:
+        vectors = embedder.embed(texts)
+    else:
+        vectors = np.empty((len(texts), embedder.dimension), np.float32)
+        for start in range(0, len(texts), BATCH):
+            part = slice(start, start + BATCH)
+            vectors[part] = embedder.embed(texts[part])
+            progress(min(start + BATCH, len(texts)), len(texts))
+    if progress is not None and len(texts) <= BATCH:
+        progress(len(texts), len(texts))
+    return vectors
+
+
+def _prepare(
+    memories: Sequence[NewMemory], embedder: Embedder, progress: Progress | None = None
+) -> list[Note]:
     """Embed and analyse before the transaction, so that no lock is held meanwhile."""
-    vectors = embedder.embed([memory.text for memory in memories])
+    vectors = embed_in_batches(embedder, [memory.text for memory in memories], progress)
     return [_note(memory, vector) for memory, vector in zip(memories, vectors, strict=True)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from json import JSONDecodeError
@@ -18,6 +19,7 @@ from memos.store.revision import HEAD, KNOWN
 
 WRITE = "memos_write"
 BUSY_TIMEOUT_MS = 10_000
+LEASE_POLL_S = 0.02
 #: SQLSTATE 53100 disk_full; SQLite's SQLITE_FULL and the write errors a full or capped file system gives.
 FULL_MARKS = (
     "database or disk is full",
@@ -75,9 +77,10 @@ class Database:
             yield connection
 
     @contextmanager
-    def lease(self, name: str) -> Iterator[bool]:
+    def lease(self, name: str, wait_s: float = 0.0) -> Iterator[bool]:
         """Yield whether this process alone may do what ``name`` stands for, until the block ends.
 
+        Another process that holds the lease is waited for up to ``wait_s`` seconds.
         PostgreSQL keeps the lease as an advisory lock of the session; the embedded store has one process anyway.
         """
         if self.is_sqlite:
@@ -87,11 +90,7 @@ class Database:
             translated(),
             self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
         ):
-            granted = bool(
-                connection.scalar(
-                    text("SELECT pg_try_advisory_lock(hashtext(:name))"), {"name": name}
-                )
-            )
+            granted = _granted(connection, name, time.monotonic() + wait_s)
             try:
                 yield granted
             finally:
@@ -112,6 +111,15 @@ class Database:
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+
+
+def _granted(connection: Connection, name: str, deadline: float) -> bool:
+    statement = text("SELECT pg_try_advisory_lock(hashtext(:name))")
+    while not connection.scalar(statement, {"name": name}):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(LEASE_POLL_S)
+    return True
 
 
 @contextmanager

@@ -12,15 +12,25 @@ from memos.store.schema import embedders
 
 @dataclass(frozen=True, slots=True)
 class EmbedderRow:
-    """An embedder known to the store. ``dimension`` counts float32 elements per vector."""
+    """An embedder known to the store. ``dimension`` counts float32 elements per vector.
+
+    ``created_at`` tells it from the embedder of the same number in any other store.
+    """
 
     id: int
     identity: str
     dimension: int
     active: bool
+    created_at: int
 
 
-_COLUMNS = (embedders.c.id, embedders.c.identity, embedders.c.dimension, embedders.c.active)
+_COLUMNS = (
+    embedders.c.id,
+    embedders.c.identity,
+    embedders.c.dimension,
+    embedders.c.active,
+    embedders.c.created_at,
+)
 
 
 def share(connection: Connection) -> None:
@@ -38,9 +48,12 @@ def _lock(connection: Connection, function: str) -> None:
         connection.execute(text(f"SELECT {function}(hashtext('memos-embedder'))"))
 
 
+_ACTIVE = select(*_COLUMNS).where(embedders.c.active)
+
+
 def active(connection: Connection) -> EmbedderRow | None:
     """Return the embedder whose vectors serve recall, or ``None`` in an empty store."""
-    row = connection.execute(select(*_COLUMNS).where(embedders.c.active)).mappings().first()
+    row = connection.execute(_ACTIVE).mappings().first()
     return None if row is None else EmbedderRow(**row)
 
 
@@ -59,8 +72,8 @@ def register(connection: Connection, identity: str, dimension: int) -> EmbedderR
         "active": active(connection) is None,
         "created_at": now_us(),
     }
-    key = connection.execute(insert(embedders).values(row).returning(embedders.c.id)).scalar_one()
-    return EmbedderRow(id=key, identity=identity, dimension=dimension, active=bool(row["active"]))
+    made = connection.execute(insert(embedders).values(row).returning(*_COLUMNS)).mappings().one()
+    return EmbedderRow(**made)
 
 
 def activate(connection: Connection, embedder_id: int) -> None:

@@ -41,6 +41,8 @@ _FIND = select(*_COLUMNS).where(
     namespaces.c.tenant == bindparam("tenant"), namespaces.c.user_id == bindparam("user_id")
 )
 
+_READ = select(*_COLUMNS).where(namespaces.c.id == bindparam("id"))
+
 
 def find(connection: Connection, scope: Scope) -> Namespace | None:
     """Return the scope's namespace, or ``None`` if nothing was ever stored in it."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from memos.embedding.base import Embedder
 from memos.embedding.serving import ServingEmbedder
+from memos.errors import StoreUnavailable
 from memos.store import embedder_table, namespaces
 from memos.store.cubes import CubeRepository
 from memos.store.database import Database
 from memos.store.namespaces import Namespace
-from memos.store.relay import IndexRelay
+from memos.store.relay import IndexRelay, serves
 from memos.store.views import ViewCache
 
+logger = logging.getLogger(__name__)
 BATCH = 256
 Progress = Callable[[int, int], None]
 
@@ -33,8 +36,7 @@ class Reindexer:
         spaces = self._spaces()
         self._views.clear()
         for done, namespace in enumerate(spaces, 1):
-            self._relay.drop(namespace.id)
-            self._relay.sync(namespace.id)
+            self._relay.rebuild(namespace.id)
             progress(done, len(spaces))
         return len(spaces)
 
@@ -48,8 +50,9 @@ class Reindexer:
             target = embedder_table.register(connection, embedder.identity, embedder.dimension)
         made = self._embed_missing(embedder, target.id, progress)
         with self._embedder.switch(embedder):
-            self._switch(embedder, target.id)
+            left = self._switch(embedder, target.id)
         self._views.clear()
+        self._discard(left)
         self._relay.wake()
         return made
 
@@ -87,9 +90,13 @@ class Reindexer:
             repository.add_vectors([row for row in rows if row[0] in present], embedder_id)
         return len(missing)
 
-    def _switch(self, embedder: Embedder, embedder_id: int) -> None:
+    def _switch(self, embedder: Embedder, embedder_id: int) -> list[Namespace]:
+        """Change over; return the namespaces with the collections that served them until now."""
         with self._database.write() as connection:
             embedder_table.hold(connection)
+            indexed = [
+                space for space in namespaces.every(connection) if _leaves(space, embedder_id)
+            ]
             namespaces.forget_all_indexes(
                 connection
             )  # locks every namespace: no writer is under way from here on
@@ -99,6 +106,20 @@ class Reindexer:
                 repository.drop_vectors(embedder_id)
             embedder_table.activate(connection, embedder_id)
             embedder_table.remove_others(connection, embedder_id)
+        return indexed
+
+    def _discard(self, indexed: list[Namespace]) -> None:
+        for namespace in indexed:
+            assert namespace.collection is not None
+            try:
+                self._relay.discard(namespace.id, namespace.collection)
+            except StoreUnavailable as error:
+                logger.warning("collection %s is left behind: %s", namespace.collection, error)
+
+
+def _leaves(namespace: Namespace, embedder_id: int) -> bool:
+    """Whether the namespace has a collection that the embedder will not serve."""
+    return namespace.collection is not None and not serves(namespace.collection, embedder_id)
 
 
 def _embed_rest(repository: CubeRepository, embedder: Embedder, embedder_id: int) -> None:

@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from sqlalchemy import Connection
 
 from memos.cube import Scope
-from memos.errors import MemosError
+from memos.errors import MemosError, StoreUnavailable
 from memos.store import embedder_table, namespaces
 from memos.store.cubes import CubeRepository
 from memos.store.database import Database
+from memos.store.embedder_table import EmbedderRow
 from memos.store.namespaces import Namespace
 from memos.store.records import Outbox
 from memos.store.vector_index import VectorIndex
 
 logger = logging.getLogger(__name__)
 RETRY_S = 5.0
+AGAIN_S = 0.2  # another process may have been at it, with an older snapshot
+WAIT_S = 10.0  # for another process to finish its step, when a caller waits for the outcome
 
 
 class IndexRelay:
@@ -65,33 +70,44 @@ class IndexRelay:
         return len(lagging)
 
     def sync(self, namespace_id: int) -> None:
-        """Bring one namespace's collection up to the present revision."""
-        with self._turn, self._database.lease(f"memos-index-{namespace_id}") as granted:
+        """Bring one namespace's collection up to the present revision, unless another process is at it."""
+        with self._turn, self._database.lease(_lease(namespace_id)) as granted:
             if granted:
                 self._sync(namespace_id)
+
+    def sync_now(self, namespace_id: int) -> None:
+        """Do the same, after another process if need be; raise ``StoreUnavailable`` if that takes too long."""
+        with self._alone(namespace_id):
+            self._sync(namespace_id)
 
     def follow(self, scope: Scope) -> None:
         """Bring the collection of one scope's namespace up to date now, if it has one."""
         with self._database.read() as connection:
             namespace = namespaces.find(connection, scope)
         if namespace is not None and namespace.collection is not None:
-            self.sync(namespace.id)
+            self.sync_now(namespace.id)
 
-    def drop(self, namespace_id: int) -> None:
-        """Forget the namespace's collection; it is rebuilt when next due."""
-        with self._turn, self._database.write() as connection:
-            namespace = namespaces.lock(connection, namespace_id)
+    def rebuild(self, namespace_id: int) -> None:
+        """Make the namespace's collection anew, if it is large enough for one; meanwhile recall scans."""
+        with self._alone(namespace_id):
+            with self._database.write() as connection:
+                namespace = namespaces.lock(connection, namespace_id)
+                namespaces.set_index(connection, namespace_id, None, 0)
             if namespace.collection is not None:
                 self._index.drop(namespace.collection)
-            namespaces.set_index(connection, namespace_id, None, 0)
+            self._sync(namespace_id)
+
+    def discard(self, namespace_id: int, collection: str) -> None:
+        """Drop a collection that no longer serves the namespace."""
+        with self._alone(namespace_id):
+            self._index.drop(collection)
 
     # ------------------------------------------------------------ inside
 
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                self.drain()
-                pause = None
+                pause = AGAIN_S if self.drain() else None
             except MemosError as error:
                 logger.warning("index relay will try again in %.0f s: %s", RETRY_S, error)
                 pause = RETRY_S
@@ -105,7 +121,7 @@ class IndexRelay:
             embedder = embedder_table.active(connection)
             if embedder is None or not self._due(namespace):
                 return
-            name = collection_name(namespace.id, embedder.id)
+            name = collection_name(namespace.id, embedder)
             fresh = namespace.collection != name or not self._index.exists(name)
             since = 0 if fresh else namespace.indexed_revision
             ids, vectors = CubeRepository(connection, namespace.id).current_vectors(
@@ -118,7 +134,19 @@ class IndexRelay:
         if gone and not (fresh or cleared):
             self._index.remove(name, gone)
         with self._database.write() as connection:
-            namespaces.set_index(connection, namespace.id, name, namespace.revision)
+            embedder_table.share(connection)
+            serving = embedder_table.active(connection) == embedder
+            if serving:
+                namespaces.set_index(connection, namespace.id, name, namespace.revision)
+        if not serving:  # the embedder was changed meanwhile
+            self._index.drop(name)
+
+    @contextmanager
+    def _alone(self, namespace_id: int) -> Iterator[None]:
+        with self._turn, self._database.lease(_lease(namespace_id), WAIT_S) as granted:
+            if not granted:
+                raise StoreUnavailable("another process is busy with the vector index; repeat this")
+            yield
 
     def _due(self, namespace: Namespace) -> bool:
         grown = namespace.collection is None and namespace.memories >= self._threshold
@@ -127,9 +155,21 @@ class IndexRelay:
         )
 
 
-def collection_name(namespace_id: int, embedder_id: int) -> str:
-    """Return the collection of a namespace under one embedder; user names never reach Chroma."""
-    return f"memos-{namespace_id}-{embedder_id}"
+def _lease(namespace_id: int) -> str:
+    return f"memos-index-{namespace_id}"
+
+
+def collection_name(namespace_id: int, embedder: EmbedderRow) -> str:
+    """Return the collection of a namespace under one embedder; user names never reach Chroma.
+
+    The time at which the embedder was registered keeps apart several stores at one Chroma server.
+    """
+    return f"memos-{embedder.created_at:x}-{namespace_id}-{embedder.id}"
+
+
+def serves(collection: str, embedder_id: int) -> bool:
+    """Whether a namespace's collection holds the vectors of this embedder."""
+    return collection.endswith(f"-{embedder_id}")
 
 
 def _removals(connection: Connection, namespace: Namespace, since: int) -> tuple[list[str], bool]:

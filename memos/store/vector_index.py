@@ -7,8 +7,8 @@ thousand folders and file handles (measured in benchmarks/collection_granularity
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -19,11 +19,14 @@ from numpy.typing import NDArray
 from memos.errors import StoreUnavailable
 
 if TYPE_CHECKING:
+    import httpx
     from chromadb.api import ClientAPI
     from chromadb.api.models.Collection import Collection
 
 #: HNSW beam width while searching; a little above Chroma's default 100, because recall asks for 100 neighbours.
 EF_SEARCH = 128
+#: How long Chroma may take for one answer; a server that hangs is as good as down.
+TIMEOUT_S = 30.0
 _BATCH = 4_096
 
 
@@ -36,21 +39,24 @@ class VectorIndex:
     def __init__(self, path: Path | None, url: str | None) -> None:
         self._path = path
         self._url = url
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._collections: dict[str, Collection] = {}
+        self._opened: ClientAPI | None = None
 
     def upsert(self, name: str, ids: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Add or replace vectors (float32 ``[len(ids), dimension]``) in collection ``name``, created if missing."""
         collection = self._collection(name, create=True)
         for start in range(0, len(ids), _BATCH):
             part = slice(start, start + _BATCH)
-            self._call(collection.upsert, ids=list(ids[part]), embeddings=vectors[part])
+            with self._present(name):
+                self._call(collection.upsert, ids=list(ids[part]), embeddings=vectors[part])
 
     def remove(self, name: str, ids: Sequence[str]) -> None:
         """Remove ids from collection ``name``; unknown ones are ignored."""
         collection = self._collection(name, create=True)
         for start in range(0, len(ids), _BATCH):
-            self._call(collection.delete, ids=list(ids[start : start + _BATCH]))
+            with self._present(name):
+                self._call(collection.delete, ids=list(ids[start : start + _BATCH]))
 
     def drop(self, name: str) -> None:
         """Delete collection ``name`` if it exists."""
@@ -65,24 +71,20 @@ class VectorIndex:
 
     def nearest(self, name: str, query: NDArray[np.float32], count: int) -> list[str]:
         """Return up to ``count`` ids nearest to the unit vector ``query`` ``[dimension]``, nearest first."""
-        from chromadb.errors import NotFoundError
-
-        try:
+        with self._present(name):
             collection = self._collection(name, create=False)
             found = self._call(
                 collection.query, query_embeddings=query[None, :], n_results=count, include=[]
             )
-        except NotFoundError as error:
-            with self._lock:
-                self._collections.pop(name, None)
-            raise StoreUnavailable(f"collection {name} is missing; run `memos reindex`") from error
         ids: list[str] = found["ids"][0]
         return ids
 
     def exists(self, name: str) -> bool:
-        """Whether collection ``name`` is there."""
+        """Ask Chroma whether collection ``name`` is there."""
         from chromadb.errors import NotFoundError
 
+        with self._lock:
+            self._collections.pop(name, None)
         try:
             self._collection(name, create=False)
         except NotFoundError:
@@ -91,7 +93,8 @@ class VectorIndex:
 
     def size(self, name: str) -> int:
         """Return the number of vectors in collection ``name``."""
-        return int(self._call(self._collection(name, create=False).count))
+        with self._present(name):
+            return int(self._call(self._collection(name, create=False).count))
 
     def names(self) -> list[str]:
         """Return the names of all collections."""
@@ -99,28 +102,55 @@ class VectorIndex:
 
     def close(self) -> None:
         """Release Chroma's files and threads, if it was ever opened."""
-        client = self.__dict__.pop("_client", None)
-        self._collections.clear()
-        if client is not None:
-            client.close()
+        with self._lock:
+            client, self._opened = self._opened, None
+            self._collections.clear()
+        if client is None:
+            return
+        sessions = _sessions(client)
+        client.close()  # type: ignore[attr-defined]  # every client has it, the interface does not
+        for session in sessions:
+            session.close()
 
-    @cached_property
+    @property
     def _client(self) -> ClientAPI:
+        with self._lock:
+            if self._opened is None:
+                self._opened = self._connect()
+            return self._opened
+
+    def _connect(self) -> ClientAPI:
         import chromadb  # half a second to import: only when a namespace is large enough
         from chromadb.config import Settings
 
         settings = Settings(anonymized_telemetry=False)
+        client: ClientAPI
         if self._url is None:
-            return chromadb.PersistentClient(str(self._path), settings=settings)
+            client = self._call(chromadb.PersistentClient, str(self._path), settings=settings)
+            return client
         parts = urlsplit(self._url)
-        client: ClientAPI = self._call(
+        client = self._call(
             chromadb.HttpClient,
             host=parts.hostname or "localhost",
             port=parts.port or (443 if parts.scheme == "https" else 8000),
             ssl=parts.scheme == "https",
             settings=settings,
         )
+        for session in _sessions(client):
+            session.timeout = TIMEOUT_S
         return client
+
+    @contextmanager
+    def _present(self, name: str) -> Iterator[None]:
+        """Turn "no such collection" into :class:`StoreUnavailable`: somebody else deleted it."""
+        from chromadb.errors import NotFoundError
+
+        try:
+            yield
+        except NotFoundError as error:
+            with self._lock:
+                self._collections.pop(name, None)
+            raise StoreUnavailable(f"collection {name} is missing; run `memos reindex`") from error
 
     def _collection(self, name: str, *, create: bool) -> Collection:
         with self._lock:
@@ -149,5 +179,13 @@ class VectorIndex:
             return function(*arguments, **options)
         except NotFoundError:
             raise
-        except (ChromaError, httpx.HTTPError, ValueError, OSError) as error:
+        except (ChromaError, httpx.HTTPError, AttributeError, ValueError, OSError) as error:
+            # AttributeError is what Chroma's embedded client gives when an attempt to start it failed before.
             raise StoreUnavailable(f"the vector index does not answer: {error}") from error
+
+
+def _sessions(client: ClientAPI) -> list[httpx.Client]:
+    """Return the HTTP sessions of a client, to which Chroma gives no timeout and which it never closes."""
+    owners = [client, getattr(client, "_admin_client", None)]
+    servers = [getattr(owner, "_server", None) for owner in owners]
+    return [server._session for server in servers if hasattr(server, "_session")]

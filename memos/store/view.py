@@ -38,8 +38,13 @@ class NamespaceView:
     def __init__(self, namespace_id: int, embedder_id: int, dimension: int) -> None:
         self.namespace_id = namespace_id
         self.embedder_id = embedder_id
-        self.revision = 0
         self.lock = threading.RLock()
+        self._dimension = dimension
+        self._start_over()
+
+    def _start_over(self) -> None:
+        """Empty the view, so that the next catching up loads everything."""
+        self.revision = 0
         self.lexical = LexicalIndex()
         self.columns = ColumnStore()
         self.cube_ids: list[str] = []
@@ -48,7 +53,7 @@ class NamespaceView:
         self.row_of: dict[str, int] = {}
         self.speakers: dict[str, int] = {}
         self.turns: Counter[str] = Counter()
-        self._vectors = GrowingArray(FLOAT32, (dimension,))
+        self._vectors = GrowingArray(FLOAT32, (self._dimension,))
         self._times = GrowingArray(np.int64, (5,))
         self._chain = GrowingArray(np.int32, (2,))
         self._speaker = GrowingArray(np.int32)
@@ -137,15 +142,17 @@ class NamespaceView:
         kept: T = self._derived[name]
         return kept
 
-    def stale(self, namespace: Namespace) -> bool:
-        """Whether catching up is impossible or wasteful, so that the view must be loaded anew."""
-        trimmed = self.revision < namespace.floor_revision
-        return trimmed or self._dead > max(1_000, _DEAD_SHARE * len(self))
-
     def catch_up(self, connection: Connection, namespace: Namespace) -> None:
-        """Apply every change up to the namespace's revision, read in the same snapshot."""
+        """Apply every change up to the namespace's revision, read in the same snapshot.
+
+        Loads anew where deletions in between were trimmed, or where too many rows are dead.
+        """
         if self.revision >= namespace.revision:
             return
+        if self.revision < namespace.floor_revision or self._dead > max(
+            1_000, _DEAD_SHARE * len(self)
+        ):
+            self._start_over()
         if self.revision:
             for removal in Outbox(connection, self.namespace_id).removals(
                 self.revision, namespace.revision

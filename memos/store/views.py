@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-
-from sqlalchemy import Connection
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from memos.store.embedder_table import EmbedderRow
-from memos.store.namespaces import Namespace
 from memos.store.view import NamespaceView
 
 
@@ -21,17 +20,18 @@ class ViewCache:
         self._views: OrderedDict[int, NamespaceView] = OrderedDict()
         self._sizes: dict[int, int] = {}
 
-    def current(
-        self, connection: Connection, namespace: Namespace, embedder: EmbedderRow
-    ) -> NamespaceView:
-        """Return the view of ``namespace`` as of the connection's snapshot, loading or catching up as needed."""
-        view = self._find(namespace, embedder)
+    @contextmanager
+    def lease(self, namespace_id: int, embedder: EmbedderRow) -> Iterator[NamespaceView]:
+        """Hold the namespace's view while the block runs; a new one is empty and has to catch up first.
+
+        Open the snapshot it catches up with inside the block: a view held is never ahead of such a snapshot.
+        """
+        view = self._find(namespace_id, embedder)
         with view.lock:
             before = view.revision
-            view.catch_up(connection, namespace)
+            yield view
             if view.revision != before:
                 self._account(view)
-        return view
 
     def clear(self) -> None:
         """Drop every view."""
@@ -39,14 +39,14 @@ class ViewCache:
             self._views.clear()
             self._sizes.clear()
 
-    def _find(self, namespace: Namespace, embedder: EmbedderRow) -> NamespaceView:
+    def _find(self, namespace_id: int, embedder: EmbedderRow) -> NamespaceView:
         with self._lock:
-            view = self._views.get(namespace.id)
-            if view is None or view.embedder_id != embedder.id or view.stale(namespace):
-                view = NamespaceView(namespace.id, embedder.id, embedder.dimension)
-                self._views[namespace.id] = view
-                self._sizes[namespace.id] = 0
-            self._views.move_to_end(namespace.id)
+            view = self._views.get(namespace_id)
+            if view is None or view.embedder_id != embedder.id:
+                view = NamespaceView(namespace_id, embedder.id, embedder.dimension)
+                self._views[namespace_id] = view
+                self._sizes[namespace_id] = 0
+            self._views.move_to_end(namespace_id)
             return view
 
     def _account(self, view: NamespaceView) -> None:

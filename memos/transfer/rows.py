@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -132,12 +132,12 @@ def vector_row(
     return {"cube_id": cube_id, "version": version, "embedder_id": embedder_id, "vector": data}
 
 
-def link_row(link: LinkRecord, source_id: str, ids: Mapping[str, str]) -> TableRow:
-    """Return the row of one link; ``ids`` maps ids of the file to those of the store."""
+def link_row(link: LinkRecord, source_id: str, target_id: str) -> TableRow:
+    """Return the row of one link between two ids of the store."""
     return {
         **link.model_dump(exclude={"created_at", "target_id"}),
         "source_id": source_id,
-        "target_id": ids[link.target_id],
+        "target_id": target_id,
         "created_at": to_us(link.created_at),
     }
 

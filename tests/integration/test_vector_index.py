@@ -9,16 +9,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import chromadb
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from chromadb.config import Settings as ChromaSettings
 
 from memos.config import Settings
 from memos.cube import Scope
 from memos.engine import MemoryOS
 from memos.errors import StoreUnavailable
+from memos.store.vector_index import VectorIndex
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -246,12 +245,9 @@ def delete_collection(engine: MemoryOS, url: str) -> str:
     """Delete the collection as somebody else at the same server would."""
     name = collection_of(engine)
     assert name is not None
-    port = int(url.rsplit(":", 1)[1])
-    client = chromadb.HttpClient(
-        "127.0.0.1", port, settings=ChromaSettings(anonymized_telemetry=False)
-    )
-    client.delete_collection(name)
-    client.close()
+    somebody = VectorIndex(None, url)
+    somebody.drop(name)
+    somebody.close()
     return name
 
 
@@ -337,8 +333,7 @@ def test_forget_while_the_other_relay_works(pair: list[MemoryOS]) -> None:
     one, two = pair
     cubes = one.store_many(SCOPE, phrases(60))
     one.relay.drain()
-    (namespace_id,) = [n for n in range(1, 2)]
-    with two.database.lease(f"memos-index-{namespace_id}") as granted:
+    with two.database.lease("memos-index-1") as granted:
         assert granted
         receipts: list[Any] = []
         forgetting = threading.Thread(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from hypothesis import settings
@@ -222,6 +222,5 @@ def assert_model(view: NamespaceView, model: dict[str, Expected]) -> None:
 
 
 def test_view_follows_every_change(engine: MemoryOS) -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        lambda: ViewMachine(engine), settings=settings(stateful_step_count=25)
-    )
+    machine = cast("type[RuleBasedStateMachine]", lambda: ViewMachine(engine))
+    run_state_machine_as_test(machine, settings=settings(stateful_step_count=25))

@@ -1,0 +1,160 @@
+"""Bringing exported memories back, with their ids, history, states and links."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence, Set
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from memos.cube import Scope
+from memos.embedding.base import Embedder
+from memos.embedding.serving import ServingEmbedder, register
+from memos.errors import Conflict
+from memos.plaintext.writer import embed_in_batches
+from memos.store import namespaces
+from memos.store.archive import Archive, Rows, TableRow
+from memos.store.database import Database
+from memos.store.namespaces import Namespace
+from memos.store.records import Audit
+from memos.store.reindex import Progress
+from memos.store.scoped import taken
+from memos.transfer.record import MemoryRecord
+from memos.transfer.rows import cube_row, link_row, vector_row, version_row
+
+_ATTEMPTS = 3
+_NOISE = (1 << 62) - 1
+
+Vectors = Mapping[str, NDArray[np.float32]]
+
+
+class Restorer:
+    """Writes the memories of an export that a namespace does not have yet, all in one transaction."""
+
+    def __init__(self, database: Database, embedder: ServingEmbedder) -> None:
+        self._database = database
+        self._embedder = embedder
+
+    def restore(self, scope: Scope, records: Sequence[MemoryRecord], progress: Progress) -> int:
+        """Restore what is not there yet; return how many memories that were.
+
+        An id that another namespace holds is replaced by :func:`twin`, in links too.
+        """
+        new = self._absent(scope, records)
+        if not new:
+            return 0
+        return self._embedder.steady(
+            lambda embedder: self._restore(
+                scope, records, _embed(new, embedder, progress), embedder
+            )
+        )
+
+    def _restore(
+        self,
+        scope: Scope,
+        records: Sequence[MemoryRecord],
+        vectors: Vectors,
+        embedder: Embedder,
+    ) -> int:
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._write(scope, records, vectors, embedder)
+            except IntegrityError as error:  # another namespace was given the same ids meanwhile
+                cause = error
+        raise Conflict(
+            "other imports of the same memories are under way; repeat this one"
+        ) from cause
+
+    def _write(
+        self,
+        scope: Scope,
+        records: Sequence[MemoryRecord],
+        vectors: Vectors,
+        embedder: Embedder,
+    ) -> int:
+        with self._database.write() as connection:
+            namespace = namespaces.open_for_write(connection, scope)
+            embedder_id = register(connection, embedder).id
+            plan = _Plan(connection, namespace, scope, records)
+            rows = plan.rows(vectors, embedder_id)
+            Archive(connection, namespace.id).restore(rows)
+            namespaces.count_memories(connection, namespace.id, len(rows.cubes))
+            Audit(connection, namespace.id).add("import", count=len(rows.cubes))
+        return len(rows.cubes)
+
+    def _absent(self, scope: Scope, records: Sequence[MemoryRecord]) -> list[MemoryRecord]:
+        with self._database.read() as connection:
+            namespace = namespaces.find(connection, scope)
+            if namespace is None:
+                return list(records)
+            return _Plan(connection, namespace, scope, records).absent
+
+
+class _Plan:
+    """Under which ids memories are restored, and which are there already, as of one transaction."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        namespace: Namespace,
+        scope: Scope,
+        records: Sequence[MemoryRecord],
+    ) -> None:
+        ids = [record.id for record in records]
+        elsewhere = taken(connection, ids, namespace.id)
+        self.ids = {name: twin(name, scope) if name in elsewhere else name for name in ids}
+        self._archive = Archive(connection, namespace.id)
+        self._present = self._archive.present([*self.ids.values()])
+        self.absent = [record for record in records if self.ids[record.id] not in self._present]
+        self._records = records
+        self._namespace = namespace
+
+    def rows(self, vectors: Vectors, embedder_id: int) -> Rows:
+        """Return the rows of what is absent; a memory forgotten since its vectors were made has none and is left."""
+        rows = Rows()
+        new = [
+            record
+            for record in self.absent
+            if all(version.text in vectors for version in record.versions)
+        ]
+        for record in new:
+            cube_id = self.ids[record.id]
+            rows.cubes.append(cube_row(record, cube_id, self._namespace.revision))
+            for version in record.versions:
+                rows.versions.append(version_row(version, cube_id))
+                vector = vectors[version.text]
+                rows.vectors.append(vector_row(cube_id, version.version, embedder_id, vector))
+        rows.links.extend(self._links({row["id"] for row in rows.cubes}))
+        return rows
+
+    def _links(self, new: Set[str]) -> list[TableRow]:
+        """Return the links that a new memory has part in and whose other end is here too."""
+        links = [(self.ids[record.id], link) for record in self._records for link in record.links]
+        outside = [link.target_id for _, link in links if link.target_id not in self.ids]
+        ids = {**{name: name for name in self._archive.present(outside)}, **self.ids}
+        here = new | self._present | set(outside)
+        rows = {}
+        for source, link in links:
+            target = ids.get(link.target_id)
+            if target is not None and {source, target} <= here and new & {source, target}:
+                rows[source, target, link.type] = link_row(link, source, target)
+        return [*rows.values()]
+
+
+def _embed(records: Sequence[MemoryRecord], embedder: Embedder, progress: Progress) -> Vectors:
+    texts = [*dict.fromkeys(version.text for record in records for version in record.versions)]
+    return dict(zip(texts, embed_in_batches(embedder, texts, progress), strict=True))
+
+
+def twin(cube_id: str, scope: Scope) -> str:
+    """Return the id under which a memory of another namespace lives in this one: the same time, other random bits.
+
+    It is always the same, so that importing a file twice finds what the first time stored.
+    """
+    salt = f"{scope.tenant}\0{scope.user_id}\0{cube_id}".encode()
+    noise = int.from_bytes(hashlib.sha256(salt).digest()[:8], "big") & _NOISE
+    return str(UUID(int=UUID(cube_id).int & ~_NOISE | noise))

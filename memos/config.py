@@ -56,7 +56,7 @@ class Settings(BaseSettings):
         1 << 30, ge=0, description="Host memory for recall views of recently used namespaces."
     )
     index_threshold: int = Field(
-        8_000,
+        20_000,
         ge=1,
         description="Memories from which a namespace gets a Chroma collection; below, scans are faster.",
     )

@@ -35,6 +35,9 @@ from memos.store.scoped import locate
 from memos.store.statistics import Statistics, statistics
 from memos.store.vector_index import VectorIndex
 from memos.store.views import ViewCache
+from memos.transfer.export import Exporter
+from memos.transfer.importer import Importer
+from memos.transfer.report import ImportReport
 
 MAX_PAGE = 1_000
 
@@ -191,14 +194,20 @@ class MemoryOS:
     def export(self, scope: Scope, path: Path, progress: Progress = _silent) -> int:
         """Write a namespace to a JSON Lines file, atomically; return the number of memories."""
         self._check_open()
-        raise NotImplementedError
+        return Exporter(self.database, self.settings.home).export(scope, path, progress)
 
     def import_(
         self, scope: Scope, path: Path, *, strict: bool = False, progress: Progress = _silent
-    ) -> Any:
-        """Read memories from a file (own export, JSON Lines, LoCoMo, chat log), all or none."""
+    ) -> ImportReport:
+        """Read memories from a file (own export, JSON Lines, LoCoMo, chat log, prose), all good lines or none.
+
+        Bad lines are left out and reported; under ``strict`` the first one raises ``ImportRefused``.
+        """
         self._check_open()
-        raise NotImplementedError
+        importer = Importer(self.database, self._embedder, self._writer, settings=self.settings)
+        report = importer.run(scope, path, strict=strict, progress=progress)
+        self.relay.wake()
+        return report
 
     def reindex(self, embedder: str | Embedder | None = None, progress: Progress = _silent) -> int:
         """Rebuild every index from SQL; with ``embedder``, make new vectors first and switch over when all are made."""

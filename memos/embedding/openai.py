@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 
 import httpx
 import numpy as np
@@ -31,10 +30,13 @@ class OpenAIEmbedder:
         api_key: str,
         *,
         batch: int = 64,
+        backoff_s: float = _BACKOFF_S,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.model = model
         self._batch = batch
+        self._backoff_s = backoff_s
+        self._width: int | None = None
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._client = httpx.Client(
             base_url=base_url.rstrip("/") + "/",
@@ -48,10 +50,10 @@ class OpenAIEmbedder:
         """``openai:MODEL@HOST``: the same name at another host may be another model."""
         return f"openai:{self.model}@{self._client.base_url.host}"
 
-    @cached_property
+    @property
     def dimension(self) -> int:
         """Elements per vector, learnt from the first answer."""
-        return int(self._request(["dimension"]).shape[1])
+        return self._width or int(self._request(["dimension"]).shape[1])
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return float32 ``[len(texts), dimension]`` unit vectors."""
@@ -70,13 +72,20 @@ class OpenAIEmbedder:
         for attempt in range(1, _RETRIES):
             if response.status_code < 500 and response.status_code != httpx.codes.TOO_MANY_REQUESTS:
                 break
-            time.sleep(_BACKOFF_S * 2**attempt)
+            time.sleep(self._backoff_s * 2**attempt)
             response = self._post(body)
         if response.is_error:
             raise EmbedderUnavailable(
                 f"the embeddings endpoint answered {response.status_code}: {response.text[:200]}"
             )
-        return _vectors(response, len(texts))
+        vectors = _vectors(response, len(texts))
+        if self._width is None:
+            self._width = vectors.shape[1]
+        if vectors.shape[1] != self._width:
+            raise EmbedderUnavailable(
+                f"the embeddings endpoint answered vectors of {vectors.shape[1]} elements, before of {self._width}"
+            )
+        return vectors
 
     def _post(self, body: Mapping[str, object]) -> httpx.Response:
         try:
@@ -98,5 +107,9 @@ def _vectors(response: httpx.Response, expected: int) -> NDArray[np.float32]:
     if len(vectors) != expected:
         raise EmbedderUnavailable(
             f"the embeddings endpoint answered {len(vectors)} vectors for {expected} texts"
+        )
+    if vectors.ndim != 2:
+        raise EmbedderUnavailable(
+            f"the embeddings endpoint answered with shape {vectors.shape}, expected [n, dimension]"
         )
     return vectors

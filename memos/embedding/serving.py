@@ -23,6 +23,7 @@ class ServingEmbedder:
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
         self._switching = threading.Lock()
+        self.changing = threading.Lock()  # held from the first new vector to the switch
 
     @property
     def present(self) -> Embedder:

@@ -24,6 +24,7 @@ from memos.plaintext.question import Question, understand
 from memos.plaintext.ranking import CANDIDATES, Query, Ranking, Rows, nearest_of, rank
 from memos.plaintext.recall import (
     SPARE,
+    Hit,
     RecallRequest,
     RecallResult,
     context,
@@ -151,11 +152,11 @@ class NoteReader:
         view = opened.view
         allowed = visible(view, request, condition, now_us())
         speaker = NONE if question.speaker is None else view.speakers.get(question.speaker, NONE)
-        wanted = request.top_k + SPARE
-        query = Query(vector, question.terms, speaker, question.periods, max(CANDIDATES, wanted))
+        depth = max(CANDIDATES, request.top_k + SPARE)
+        query = Query(vector, question.terms, speaker, question.periods, depth)
         whole = condition is None and request.as_of is None
         nearest = self._nearest(opened, query, allowed) if whole else None
-        return head(rank(view, query, allowed, nearest), wanted)
+        return rank(view, query, allowed, nearest)
 
     def _nearest(self, opened: _Opened, query: Query, allowed: NDArray[np.bool_]) -> Rows | None:
         """Return dense candidates from the vector index plus an exact scan of what it has not taken in yet."""
@@ -169,8 +170,11 @@ class NoteReader:
             return None
         found = [view.row_of[cube_id] for cube_id in ids if cube_id in view.row_of]
         known = np.array(found, np.int64)
+        usable = known[allowed[known]]
+        if 2 * len(usable) < len(ids):
+            return None  # most of the nearest are put away, expired or gone: others would be missed
         pending = np.flatnonzero(allowed & (view.row_revision > namespace.indexed_revision))
-        return np.union1d(known[allowed[known]], nearest_of(view, query, pending))
+        return np.union1d(usable, nearest_of(view, query, pending))
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,16 +189,23 @@ class _Opened:
 def _answer(
     opened: _Opened, ranking: Ranking, request: RecallRequest, embedder: Embedder
 ) -> RecallResult:
+    wanted = request.top_k + SPARE
+    chosen = _hits(opened, head(ranking, wanted), request)
+    if len(chosen) < request.top_k and wanted < len(ranking.rows):
+        chosen = _hits(opened, ranking, request)  # so many duplicates that they left a gap
+    return RecallResult(
+        hits=chosen, context=context(chosen, request.max_tokens, embedder.count_tokens)
+    )
+
+
+def _hits(opened: _Opened, ranking: Ranking, request: RecallRequest) -> tuple[Hit, ...]:
     view = opened.view
     repository = CubeRepository(opened.connection, opened.namespace.id)
     ids = [view.cube_ids[row] for row in ranking.rows.tolist()]
     links = repository.links(ids)
     if links:
         ranking = follow_links(ranking, links, view)
-    chosen = hits(view, found(view, ranking, repository.content(ids)), links, request)
-    return RecallResult(
-        hits=chosen, context=context(chosen, request.max_tokens, embedder.count_tokens)
-    )
+    return hits(view, found(view, ranking, repository.content(ids)), links, request)
 
 
 class Stopwatch:

@@ -205,16 +205,13 @@ def embed_in_batches(
     embedder: Embedder, texts: Sequence[str], progress: Progress | None
 ) -> NDArray[np.float32]:
     """Return unit vectors, float32 ``[len(texts), dimension]``; with ``progress``, report after every batch."""
-    if progress is None or len(texts) <= BATCH:
-        vectors = embedder.embed(texts)
-    else:
-        vectors = np.empty((len(texts), embedder.dimension), np.float32)
-        for start in range(0, len(texts), BATCH):
-            part = slice(start, start + BATCH)
-            vectors[part] = embedder.embed(texts[part])
-            progress(min(start + BATCH, len(texts)), len(texts))
-    if progress is not None and len(texts) <= BATCH:
-        progress(len(texts), len(texts))
+    if progress is None:
+        return embedder.embed(texts)
+    vectors = np.empty((len(texts), embedder.dimension), np.float32)
+    for start in range(0, len(texts), BATCH):
+        part = slice(start, start + BATCH)
+        vectors[part] = embedder.embed(texts[part])
+        progress(min(start + BATCH, len(texts)), len(texts))
     return vectors
 
 

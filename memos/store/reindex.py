@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from memos.embedding.base import Embedder
 from memos.embedding.serving import ServingEmbedder
-from memos.errors import StoreUnavailable
+from memos.errors import Conflict, StoreUnavailable
 from memos.store import embedder_table, namespaces
 from memos.store.cubes import CubeRepository
 from memos.store.database import Database
@@ -43,20 +44,33 @@ class Reindexer:
     def change_embedder(self, embedder: Embedder, progress: Progress) -> int:
         """Embed every version with ``embedder``, then switch over in one transaction; return the vectors made.
 
-        Interrupted before the switch, the old embedder goes on serving and the next run continues.
+        Interrupted before the switch, the old embedder goes on serving and the next run continues. Raises
+        :class:`Conflict` while another change is under way.
         """
-        with self._database.write() as connection:
-            embedder_table.hold(connection)
-            target = embedder_table.register(connection, embedder.identity, embedder.dimension)
-        made = self._embed_missing(embedder, target.id, progress)
-        with self._embedder.switch(embedder):
-            left = self._switch(embedder, target.id)
+        with self._alone():
+            with self._database.write() as connection:
+                embedder_table.hold(connection)
+                target = embedder_table.register(connection, embedder.identity, embedder.dimension)
+            made = self._embed_missing(embedder, target.id, progress)
+            with self._embedder.switch(embedder):
+                left = self._switch(embedder, target.id)
         self._views.clear()
         self._discard(left)
         self._relay.wake()
         return made
 
     # ------------------------------------------------------------ inside
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let no second change begin, in this process or another: each would remove the vectors of the other."""
+        with self._database.lease("memos-embedder-change") as granted:
+            if not granted or not self._embedder.changing.acquire(blocking=False):
+                raise Conflict("the embedder is being changed already; wait until that has ended")
+            try:
+                yield
+            finally:
+                self._embedder.changing.release()
 
     def _spaces(self) -> list[Namespace]:
         with self._database.read() as connection:

@@ -188,4 +188,4 @@ def _sessions(client: ClientAPI) -> list[httpx.Client]:
     """Return the HTTP sessions of a client, to which Chroma gives no timeout and which it never closes."""
     owners = [client, getattr(client, "_admin_client", None)]
     servers = [getattr(owner, "_server", None) for owner in owners]
-    return [server._session for server in servers if hasattr(server, "_session")]
+    return [server._session for server in servers if server and hasattr(server, "_session")]

@@ -63,11 +63,9 @@ class Restorer:
         for _ in range(_ATTEMPTS):
             try:
                 return self._write(scope, records, vectors, embedder)
-            except IntegrityError as error:  # another namespace was given the same ids meanwhile
-                cause = error
-        raise Conflict(
-            "other imports of the same memories are under way; repeat this one"
-        ) from cause
+            except IntegrityError:  # another namespace was given the same ids meanwhile
+                continue
+        raise Conflict("the same memories are being imported elsewhere; repeat this import")
 
     def _write(
         self,
@@ -77,8 +75,8 @@ class Restorer:
         embedder: Embedder,
     ) -> int:
         with self._database.write() as connection:
-            namespace = namespaces.open_for_write(connection, scope)
             embedder_id = register(connection, embedder).id
+            namespace = namespaces.open_for_write(connection, scope)
             plan = _Plan(connection, namespace, scope, records)
             rows = plan.rows(vectors, embedder_id)
             Archive(connection, namespace.id).restore(rows)

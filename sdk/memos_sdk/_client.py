@@ -13,7 +13,7 @@ from memos_sdk import _operations as operations
 from memos_sdk._embedded import EmbeddedTransport
 from memos_sdk._operations import Operation, Time
 from memos_sdk._transport import Transport
-from memos_sdk.errors import InvalidInput
+from memos_sdk.errors import InvalidInput, StoreClosed
 from memos_sdk.types import (
     CubeVersion,
     DeletionReceipt,
@@ -271,6 +271,7 @@ class AsyncMemory:
         self._api_key = api_key
         self._transport: Transport | None = None
         self._opening = asyncio.Lock()
+        self._closed = False
 
     async def store(
         self,
@@ -457,6 +458,8 @@ class AsyncMemory:
 
     async def close(self) -> None:
         """Release the store; closing twice is harmless."""
+        async with self._opening:
+            self._closed = True
         if self._transport is not None:
             await asyncio.to_thread(self._transport.close)
 
@@ -478,6 +481,8 @@ class AsyncMemory:
 
     async def _opened(self) -> Transport:
         async with self._opening:
+            if self._transport is None and self._closed:
+                raise StoreClosed("this store was closed; open it again")
             if self._transport is None:
                 self._transport = await asyncio.to_thread(_open, *self._arguments)
             return self._transport

@@ -160,6 +160,16 @@ class Server:
         self._process.kill()
         self._process.wait()
 
+    @contextlib.contextmanager
+    def hung(self) -> Iterator[None]:
+        """Let it take connections but answer nothing until the block ends."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
     def close(self) -> None:
         """Stop it for good."""
         self._running.close()

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from memos.config import Settings
 from memos.cube import Scope, State
 from memos.engine import MemoryOS
-from memos.errors import NotFound, StoreUnavailable, VersionConflict
+from memos.errors import Conflict, EmbedderMismatch, NotFound, StoreUnavailable, VersionConflict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -309,6 +309,46 @@ def test_acknowledged_is_visible_to_all(opened: Open, postgres_database: str) ->
             two.get(SCOPE.tenant, cube.id)
     two.forget_all(SCOPE)
     assert one.recall(SCOPE, "something").hits == ()
+
+
+def test_embedder_changed_by_one_of_two(
+    opened: Open, postgres_database: str, embedder: Embedder, other_embedder: Embedder
+) -> None:
+    """The other one never mixes vectors: until it is told of the new embedder, it refuses."""
+    one, two = (opened(name, database_url=postgres_database) for name in ("one", "two"))
+    one.store_many(SCOPE, [{"text": f"fact {number}"} for number in range(300)])
+    refused = threading.Event()
+
+    def write_until_refused(number: int) -> None:
+        for turn in range(500):
+            user = f"user {number} {turn}" if turn % 2 else SCOPE.user_id
+            try:
+                two.store_many(Scope(user_id=user), [{"text": f"late {number} {turn}"}])
+            except EmbedderMismatch:
+                refused.set()
+                return
+
+    with ThreadPoolExecutor(3) as pool:
+        writing = [pool.submit(write_until_refused, number) for number in range(3)]
+        one.reindex(other_embedder)
+        for writer in writing:
+            writer.result()
+    assert refused.is_set()
+    missing = "count(*) FROM versions v LEFT JOIN vectors e USING (cube_id, version)"
+    assert count(one, f"{missing} WHERE e.embedder_id IS DISTINCT FROM 2") == 0
+    assert count(one, "count(*) FROM embedders") == 1
+    with pytest.raises(EmbedderMismatch):
+        two.recall(SCOPE, "fact 7")
+    assert one.recall(SCOPE, "fact 7", top_k=1).hits[0].text == "fact 7"
+
+
+def test_one_embedder_change_at_a_time(
+    opened: Open, postgres_database: str, other_embedder: Embedder
+) -> None:
+    one, two = (opened(name, database_url=postgres_database) for name in ("one", "two"))
+    with two.database.lease("memos-embedder-change"), pytest.raises(Conflict, match="already"):
+        one.reindex(other_embedder)
+    assert one.reindex(other_embedder) == 0
 
 
 # ------------------------------------------------------------ a dead server

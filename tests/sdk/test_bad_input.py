@@ -153,7 +153,7 @@ def ids(names: Mapping[str, object]) -> list[str]:
 
 @pytest.mark.parametrize("text", BAD_TEXTS.values(), ids=ids(BAD_TEXTS))
 def test_store_bad_text(unchanged: Memory, text: Any) -> None:
-    with pytest.raises(InvalidText, match="^text ") as caught:
+    with pytest.raises(InvalidText, match=r"^text ") as caught:
         unchanged.store(text)
     assert caught.value.index is None
     assert caught.value.status == 422
@@ -161,7 +161,7 @@ def test_store_bad_text(unchanged: Memory, text: Any) -> None:
 
 @pytest.mark.parametrize("text", BAD_TEXTS.values(), ids=ids(BAD_TEXTS))
 def test_store_many_bad_text(unchanged: Memory, text: Any) -> None:
-    with pytest.raises(InvalidText, match="^item 1: text ") as caught:
+    with pytest.raises(InvalidText, match=r"^item 1: text ") as caught:
         unchanged.store_many([{"text": "fine"}, {"text": text}, {"text": "fine too"}])
     assert caught.value.index == 1
 
@@ -220,7 +220,7 @@ def test_any_text_is_stored_or_refused(store: Memory, text: str) -> None:
 def test_large_batch_with_one_bad_item(unchanged: Memory) -> None:
     items: list[dict[str, Any]] = [{"text": f"memory {number}"} for number in range(10_000)]
     items[7_777] = {"text": "a\0b"}
-    with pytest.raises(InvalidText, match="^item 7777: text holds a NUL") as caught:
+    with pytest.raises(InvalidText, match=r"^item 7777: text holds a NUL") as caught:
         unchanged.store_many(items)
     assert caught.value.index == 7_777
 
@@ -239,7 +239,7 @@ def test_large_batch_with_one_bad_item(unchanged: Memory) -> None:
     ],
 )
 def test_bad_item(unchanged: Memory, item: Any) -> None:
-    with pytest.raises(InvalidInput, match="^item 2: ") as caught:
+    with pytest.raises(InvalidInput, match=r"^item 2: ") as caught:
         unchanged.store_many([{"text": "a"}, {"text": "b"}, item])
     assert caught.value.index == 2
 

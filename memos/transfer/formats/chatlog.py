@@ -1,4 +1,4 @@
-"""Plain chat logs: ``[2025-01-09 19:42] Maya: hi``, ``09/01/2025, 19:42 - Maya: hi``, ``Maya (19:42): hi``, ``Maya: hi``.
+"""Chat logs: ``[2025-01-09 19:42] Maya: hi``, ``09/01/2025, 19:42 - Maya: hi``, ``Maya (19:42): hi``, ``Maya: hi``.
 
 A line that starts no message continues the one before. Where messages have clock times, more than an hour between two
 begins a new session; where they have none, a line with a date does, and so does a blank line in logs whose messages
@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from memos.transfer.files import Source
@@ -199,4 +200,4 @@ class _Log:
 
 def _in_blocks(texts: Sequence[str]) -> bool:
     """Whether some message directly follows another, so that blank lines part more than messages."""
-    return any(plain(one) and plain(two) for one, two in zip(texts, texts[1:], strict=False))
+    return any(plain(one) and plain(two) for one, two in pairwise(texts))

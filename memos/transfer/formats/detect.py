@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from memos.transfer.record import FORMAT
 
 OWN = FORMAT
 _SAMPLE = 200
+_JSON = re.compile(rb"\s*(?:\{\s*[\"}]|\[\s*[\[\]{\"])")
 _LINE_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 
 
@@ -37,17 +39,15 @@ def detect(source: Source) -> Format:
         return Format("chatlog", chatlog.read)
     objects = sum(isinstance(_value(line), Mapping) for line in lines)
     by_line = objects * 2 >= len(lines) or source.path.suffix in _LINE_SUFFIXES
-    if by_line and not locomo.is_sample(first):
+    if by_line and (len(lines) > 1 or not locomo.is_sample(first)):
         return Format("jsonl", jsonl.read)
-    return _document(source, lines) or Format("prose", prose.read)
+    return _document(source) or Format("prose", prose.read)
 
 
-def _document(source: Source, lines: list[str]) -> Format | None:
-    """Return the format of a file that is one JSON value, or is at least meant to be."""
-    if not lines[0].lstrip().startswith(("{", "[")):
-        return None
+def _document(source: Source) -> Format | None:
+    """Return the format of a file that is one JSON value, or begins like one."""
     value = _value(source.data)
-    if value is None and source.path.suffix != ".json":
+    if not _JSON.match(source.data) or (value is not None and not isinstance(value, dict | list)):
         return None
     samples = value if isinstance(value, list) else [value]
     if any(locomo.is_sample(sample) for sample in samples):

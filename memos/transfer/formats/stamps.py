@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
+from itertools import pairwise
 
 from memos.plaintext.dates import MONTHS, WEEKDAYS
 
@@ -104,57 +105,52 @@ def day_comes_first(stamps: Sequence[Stamp]) -> bool:
 
 
 def _backwards(days: Sequence[tuple[int, int, int]]) -> int:
-    return sum(later < earlier for earlier, later in zip(days, days[1:], strict=False))
+    return sum(later < earlier for earlier, later in pairwise(days))
 
 
 class Timeline:
-    """Turns stamps into moments, line after line: a clock time belongs to the last day named."""
+    """Turns stamps into moments, line after line: a clock time belongs to the last day named, or to the next one."""
 
     def __init__(self, *, day_first: bool) -> None:
         self._day_first = day_first
-        self._day: date | None = None
+        self._day = date(2000, 1, 1)
         self._last: datetime | None = None
+        #: Whether a day was named so far; before that, moments only serve to be compared.
+        self.dated = False
 
-    @property
-    def dated(self) -> bool:
-        """Whether a day was named so far."""
-        return self._day is not None
-
-    def begin(self, header: Stamp) -> None:
-        """Take a day from a header. Raises ``ValueError`` if there is no such day."""
-        self._day = self._read_day(header)
-        self._last = None
+    def begin(self, stamp: Stamp) -> None:
+        """Take the day of a header or stamp. Raises ``ValueError`` if there is no such day."""
+        assert stamp.day is not None
+        first, second, third = stamp.day
+        if not stamp.numeric:
+            self._day = date(first, second, third)
+        else:
+            year = third + 2000 if third < 100 else third
+            month, day = (second, first) if self._day_first else (first, second)
+            self._day = date(year, month, day)
+        self.dated, self._last = True, None
 
     def moment(self, stamp: Stamp) -> datetime:
-        """Return the moment of a stamp; without any day it only serves to compare. Raises ``ValueError``."""
+        """Return the moment of a stamp as UTC. Raises ``ValueError`` where there is no such day or hour."""
         if stamp.day is not None:
-            self._day = self._read_day(stamp)
-        day = self._day or date(2000, 1, 1)
+            self.begin(stamp)
+        found = self._at(stamp)
+        if self._last is not None and found < self._last - HOUR:  # past midnight
+            self._day += timedelta(days=1)
+            found = self._at(stamp)
+        self._last = found
+        return found
+
+    def midnight(self) -> datetime | None:
+        """Return the beginning of the last day named, ``None`` if none was."""
+        return self._at(Stamp()) if self.dated else None
+
+    def _at(self, stamp: Stamp) -> datetime:
         hour, minute, second = stamp.clock or (0, 0, 0)
         if stamp.half is not None:
             if not 1 <= hour <= 12:
                 raise ValueError(f"{hour} is no hour of a 12-hour clock")
             hour = hour % 12 + 12 * (stamp.half == "p")
-        found = datetime(day.year, day.month, day.day, hour, minute, second, tzinfo=stamp.zone)
-        if stamp.day is None and self._last is not None:
-            found = max(
-                found,
-                found.replace(year=self._last.year, month=self._last.month, day=self._last.day),
-            )
-            if found < self._last - HOUR:  # past midnight
-                found += timedelta(days=1)
-        self._last = found
-        return found.astimezone(UTC)
-
-    def midnight(self) -> datetime | None:
-        """Return the beginning of the last day named."""
         day = self._day
-        return None if day is None else datetime(day.year, day.month, day.day, tzinfo=UTC)
-
-    def _read_day(self, stamp: Stamp) -> date:
-        assert stamp.day is not None
-        if not stamp.numeric:
-            return date(*stamp.day)
-        first, second, year = stamp.day
-        month, day = (second, first) if self._day_first else (first, second)
-        return date(year + 2000 if year < 100 else year, month, day)
+        local = datetime(day.year, day.month, day.day, hour, minute, second, tzinfo=stamp.zone)
+        return local.astimezone(UTC)

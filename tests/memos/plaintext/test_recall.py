@@ -76,6 +76,17 @@ def test_index_and_scan_agree(data_folder: Any, embedder: Embedder) -> None:
     assert [hit.id for hit in after.hits] == [hit.id for hit in before.hits]
 
 
+def test_index_full_of_put_away_memories(data_folder: Any, embedder: Embedder) -> None:
+    """Archived memories stay in the vector index; they may not crowd out the others."""
+    items = [{"text": f"alpha beta {n}"} for n in range(150)]
+    with MemoryOS(Settings(home=data_folder, index_threshold=10), embedder) as engine:
+        for cube in engine.store_many(Scope(), items):
+            engine.move("default", cube.id, State.ARCHIVED)
+        engine.store_many(Scope(), [{"text": f"gamma {n}"} for n in range(5)])
+        engine.relay.drain()
+        assert len(engine.recall(Scope(), "alpha beta", top_k=5).hits) == 5
+
+
 def test_survives_reopening(data_folder: Any, embedder: Embedder) -> None:
     with Memory(path=data_folder, embedder=embedder) as memory:
         first = memory.store("Ann adopted a cat", metadata={"x": 1})

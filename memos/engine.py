@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError
 from memos.clock import from_us, now_us, parse_time
 from memos.config import Settings
 from memos.cube import CubeVersion, DeletionReceipt, Link, MemCube, Scope, State, check_name
+from memos.doctor import DoctorReport, examine
 from memos.embedding.base import Embedder
 from memos.embedding.factory import make_embedder
 from memos.embedding.serving import ServingEmbedder
@@ -217,6 +218,17 @@ class MemoryOS:
             return reindexer.rebuild(progress)
         chosen = make_embedder(self.settings, embedder) if isinstance(embedder, str) else embedder
         return reindexer.change_embedder(chosen, progress)
+
+    def doctor(self, progress: Progress = _silent) -> DoctorReport:
+        """Look whether everything is there and agrees; :func:`memos.doctor.diagnose` looks at a closed store."""
+        self._check_open()
+        return examine(
+            self.settings,
+            self.database,
+            self.index,
+            embedder=self._embedder.present,
+            progress=progress,
+        )
 
     def close(self) -> None:
         """Finish what is under way and release the store; closing twice is harmless."""

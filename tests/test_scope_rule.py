@@ -91,8 +91,16 @@ def imported_builders(tree: ast.AST) -> set[str]:
 
 
 def raw_sql(tree: ast.AST) -> Iterator[str]:
+    """SQL as text, but for pragmas written out in place, and database drivers."""
+    pragmas = {
+        node.func
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and [ast.unparse(one)[1:8] for one in node.args] == ["PRAGMA "]
+        and isinstance(node.args[0], ast.Constant)
+    }
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and node.attr in RAW:
+        if isinstance(node, ast.Attribute) and node.attr in RAW and node not in pragmas:
             yield f"line {node.lineno}: {node.attr}"
         if isinstance(node, ast.Import | ast.ImportFrom):
             modules = (
@@ -177,6 +185,7 @@ PLANTED = {
     "sqlalchemy outside": ("memos/x.py", "import sqlalchemy as sa\nsa.select(1)"),
     "driver outside": ("memos/x.py", "import sqlite3"),
     "raw outside": ("memos/x.py", "connection.exec_driver_sql('SELECT text FROM versions')"),
+    "pragma put together": ("memos/x.py", "connection.exec_driver_sql(f'PRAGMA {x}')"),
     "raw inside": ("memos/store/x.py", "connection.exec_driver_sql('SELECT text FROM versions')"),
     "select inside": (
         "memos/store/x.py",
@@ -225,6 +234,7 @@ ALLOWED = {
         "memos/store/x.py",
         "from memos.store.schema import cubes\ndef narrow(s, x):\n    return s.where(cubes.c.id == x)",
     ),
+    "pragma": ("memos/x.py", "connection.exec_driver_sql('PRAGMA quick_check')"),
     "database": (DATABASE, "from sqlalchemy import text\nc.exec_driver_sql('PRAGMA x')"),
 }
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memos.plaintext.analysis import words
 
-#: Both must hold. The cosine alone would take "on 5 May" and "on 6 May" for one memory.
+#: All must hold. The cosine alone would take "on 5 May" and "on 6 May" for one memory.
 SAME_VECTOR = 0.95
 SAME_WORDS = 0.9
+SAME_PAIRS = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +28,8 @@ class Collapsed:
 def collapse(items: Sequence[tuple[str, NDArray[np.float32]]], limit: int) -> list[Collapsed]:
     """Group ``(text, unit vector)`` items, best first, until ``limit`` groups are found.
 
-    Two items are the same when their vectors agree (:data:`SAME_VECTOR`), nine tenths of their words are common, and
-    they hold the same numbers.
+    Two items are the same when their vectors agree (:data:`SAME_VECTOR`), nine tenths of their words and eight tenths
+    of the pairs of adjacent words are common ("Ann owes Bob" is not "Bob owes Ann"), and they hold the same numbers.
     """
     if not items:
         return []
@@ -51,12 +53,23 @@ def _twin(
     """Return the first of the ``close`` items that says the same; words are compared only where vectors agree."""
     if not close:
         return None
-    own = frozenset(words(items[index][0]))
-    return next(
-        (other for other in close if _same_words(own, frozenset(words(items[other][0])))), None
+    own = tuple(words(items[index][0]))
+    return next((other for other in close if _same_words(own, tuple(words(items[other][0])))), None)
+
+
+def _same_words(one: Sequence[str], other: Sequence[str]) -> bool:
+    return (
+        _numbers(one) == _numbers(other)
+        and _overlap(one, other) >= SAME_WORDS
+        and _overlap([*pairwise(one)], [*pairwise(other)]) >= SAME_PAIRS
     )
 
 
-def _same_words(one: frozenset[str], other: frozenset[str]) -> bool:
-    common, union = len(one & other), len(one | other)
-    return common >= SAME_WORDS * union and not any(word.isdigit() for word in one ^ other)
+def _numbers(text: Sequence[str]) -> list[str]:
+    return [word for word in text if word.isdigit()]
+
+
+def _overlap(one: Sequence[Hashable], other: Sequence[Hashable]) -> float:
+    """Return the share of things in either that are in both (Jaccard); 1 where there is nothing to compare."""
+    union = set(one) | set(other)
+    return len(set(one) & set(other)) / len(union) if union else 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from memos.errors import StoreError, StoreFull, StoreTooNew, StoreUnavailable
 from memos.store.revision import HEAD, KNOWN
@@ -45,6 +47,7 @@ class Database:
         self.engine = _create(url)
         snapshot = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
         self._reader = self.engine.execution_options(**snapshot)
+        self._turn = threading.Lock()
         if not migrate:
             return
         try:
@@ -71,10 +74,24 @@ class Database:
         writer = self.engine.connect
         with (
             translated(),
+            self._in_turn(),
             writer().execution_options(**{WRITE: True}) as connection,
             connection.begin(),
         ):
             yield connection
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """Let this process's writers queue: SQLite itself lets them poll, and some starve for seconds."""
+        if not self.is_sqlite:
+            yield
+            return
+        if not self._turn.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
+            raise StoreUnavailable("the store is busy: another write has not ended; try again")
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     @contextmanager
     def lease(self, name: str, wait_s: float = 0.0) -> Iterator[bool]:
@@ -133,6 +150,10 @@ def translated() -> Iterator[None]:
         if type(error) is not DatabaseError:  # a mistake in a statement, not in the file
             raise
         raise _damaged(error.orig) from error
+    except PoolTimeout as error:
+        raise StoreUnavailable(
+            "the store is busy: every connection is in use; try again"
+        ) from error
     except UNREADABLE as error:
         raise _damaged(error) from error
 

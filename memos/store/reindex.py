@@ -81,7 +81,11 @@ class Reindexer:
         total = sum(namespace.memories for namespace in spaces)
         made = 0
         for namespace in spaces:
-            while batch := self._embed_batch(namespace.id, embedder, embedder_id):
+            batch = BATCH
+            while (
+                batch == BATCH
+            ):  # a short batch has caught up; writers who keep on do not keep this from ending
+                batch = self._embed_batch(namespace.id, embedder, embedder_id)
                 made += batch
                 progress(made, max(total, made))
         return made

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from memos.cube import Scope
@@ -26,7 +28,10 @@ from memos.store.records import Outbox
 from memos.store.vector_index import VectorIndex
 
 logger = logging.getLogger(__name__)
+BATCH = 2_048
 RETRY_S = 5.0
+QUIET_S = 1.0  # without a write, before the relay starts
+PATIENCE_S = 60.0  # of uninterrupted writing, after which it starts all the same
 AGAIN_S = 0.2  # another process may have been at it, with an older snapshot
 WAIT_S = 10.0  # for another process to finish its step, when a caller waits for the outcome
 
@@ -106,14 +111,22 @@ class IndexRelay:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            self._wake.clear()
             try:
                 pause = AGAIN_S if self.drain() else None
             except MemosError as error:
                 logger.warning("index relay will try again in %.0f s: %s", RETRY_S, error)
                 pause = RETRY_S
-            if not self._stopping.is_set():
-                self._wake.wait(pause)
-                self._wake.clear()
+            if self._wake.wait(pause):
+                self._wait_for_quiet()
+
+    def _wait_for_quiet(self) -> None:
+        """Let writers go first: recall scans what is pending, so being late costs it little."""
+        latest = time.monotonic() + PATIENCE_S
+        while not self._stopping.is_set() and time.monotonic() < latest:
+            self._wake.clear()
+            if not self._wake.wait(QUIET_S):
+                return
 
     def _sync(self, namespace_id: int) -> None:
         with self._database.read() as connection:
@@ -128,9 +141,15 @@ class IndexRelay:
                 since, namespace.revision, embedder.id
             )
             gone, cleared = _removals(connection, namespace, since)
+        if (
+            fresh and namespace.collection is not None
+        ):  # until it is whole again, nobody may take it for whole
+            with self._database.write() as connection:
+                namespaces.set_index(connection, namespace.id, None, 0)
         if fresh or cleared:
             self._index.drop(name)
-        self._index.upsert(name, ids, np.ascontiguousarray(vectors))
+        if not self._upsert(name, ids, vectors):
+            return
         if gone and not (fresh or cleared):
             self._index.remove(name, gone)
         with self._database.write() as connection:
@@ -140,6 +159,15 @@ class IndexRelay:
                 namespaces.set_index(connection, namespace.id, name, namespace.revision)
         if not serving:  # the embedder was changed meanwhile
             self._index.drop(name)
+
+    def _upsert(self, name: str, ids: Sequence[str], vectors: NDArray[np.float32]) -> bool:
+        """Carry vectors in batches; return whether all were, which stopping prevents."""
+        for start in range(0, max(len(ids), 1), BATCH):
+            if self._stopping.is_set():
+                return False
+            part = slice(start, start + BATCH)
+            self._index.upsert(name, ids[part], np.ascontiguousarray(vectors[part]))
+        return True
 
     @contextmanager
     def _alone(self, namespace_id: int) -> Iterator[None]:

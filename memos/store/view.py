@@ -218,6 +218,8 @@ class NamespaceView:
             before, after = (int(end) for end in self._chain.values[earlier])
         else:
             before, after = self._last.get(run_id, NONE), NONE
+            while before != NONE and self.cube_ids[before] > self.cube_ids[row]:
+                before, after = int(self._chain.values[before, 0]), before  # a slower writer's
         self._chain.values[row] = (before, after)
         self._join(before, row)
         self._join(row, after)

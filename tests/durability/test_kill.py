@@ -118,8 +118,8 @@ def read_store(path: Path) -> dict[str, Stored]:
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
-        for rule, rows in BROKEN_RULES.items():
-            assert connection.execute(f"SELECT count(*) FROM {rows}").fetchone() == (0,), rule
+        for rule, broken in BROKEN_RULES.items():
+            assert connection.execute(f"SELECT count(*) FROM {broken}").fetchone() == (0,), rule
         rows = connection.execute(
             "SELECT c.id, v.text, c.version, json_extract(v.metadata, '$.batch'), e.vector FROM cubes c "
             "JOIN versions v ON v.cube_id = c.id AND v.version = c.version "

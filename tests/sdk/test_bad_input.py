@@ -488,6 +488,14 @@ def test_embedder_of_wrong_type(tmp_path: Path, embedder: Any) -> None:
         Memory(path=tmp_path, embedder=embedder)
 
 
+def test_bad_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong setting is named; its value, which may be a secret, is not shown."""
+    monkeypatch.setenv("MEMOS_EMBED_BATCH", "s3cret")
+    with pytest.raises(InvalidInput, match="MEMOS_EMBED_BATCH") as caught:
+        Memory(path=tmp_path)
+    assert "s3cret" not in str(caught.value)
+
+
 def test_url_is_not_yet_served() -> None:
     with pytest.raises(InvalidInput, match="embedded stores only"):
         Memory("http://localhost:8000")

@@ -434,3 +434,39 @@ def test_hit_carries_the_memory(memory: Memory) -> None:
     assert (hit.id, hit.text, hit.version, hit.metadata) == (cube.id, cube.text, 1, {"x": 1})
     assert (hit.agent_id, hit.run_id, hit.links) == ("a", "r", ())
     assert hit.event_time == datetime(2023, 5, 8, tzinfo=UTC)
+
+
+# ---------------------------------------------------------------- what is kept in memory
+
+
+def test_views_that_do_not_fit(data_folder: Any, embedder: Embedder) -> None:
+    """Without memory for views every recall loads its own, and answers the same."""
+    with MemoryOS(Settings(home=data_folder, cache_bytes=0), embedder) as engine:
+        for _ in range(2):
+            for user in ("ann", "bob", "carl"):
+                engine.store_many(Scope(user_id=user), [{"text": f"the cat of {user}"}])
+                found = engine.recall(Scope(user_id=user), "cat", explain=True).hits
+                assert {hit.text for hit in found} == {f"the cat of {user}"}
+
+
+def test_view_behind_the_trimmed_feed(
+    data_folder: Any, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deletion records are kept for a while only; a view that missed some is loaded afresh."""
+    monkeypatch.setattr("memos.plaintext.writer.OUTBOX_KEEP", 3)
+    with MemoryOS(Settings(home=data_folder), embedder) as engine:
+        cubes = engine.store_many(Scope(), [{"text": f"cat number{n}"} for n in range(20)])
+        assert len(engine.recall(Scope(), "cat", top_k=50).hits) == 20
+        for cube in cubes[:10]:
+            engine.forget("default", cube.id)
+        left = engine.recall(Scope(), "cat", top_k=50).hits
+        assert {hit.id for hit in left} == {cube.id for cube in cubes[10:]}
+
+
+def test_export_holds_own_memories_only(memory: Memory, tmp_path: Any) -> None:
+    memory.store("the cat of ann", user_id="ann")
+    memory.store("the dog of bob", user_id="bob")
+    assert memory.export(tmp_path / "ann.jsonl", user_id="ann") == 1
+    exported = (tmp_path / "ann.jsonl").read_text()
+    assert "the cat of ann" in exported
+    assert "bob" not in exported

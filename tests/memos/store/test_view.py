@@ -19,10 +19,14 @@ from hypothesis.stateful import (
 )
 from numpy.typing import NDArray
 
-from memos.cube import RECALLABLE, Scope, State
+from memos.cube import RECALLABLE, NewMemory, Scope, State
+from memos.embedding.base import Embedder
+from memos.embedding.serving import register
 from memos.engine import MemoryOS
 from memos.plaintext.analysis import terms
+from memos.plaintext.writer import _prepare
 from memos.store import embedder_table, namespaces
+from memos.store.cubes import CubeRepository
 from memos.store.view import NEVER, NONE, NamespaceView
 
 SPEAKERS = st.sampled_from(["Ann", "Bob", None])
@@ -224,3 +228,26 @@ def assert_model(view: NamespaceView, model: dict[str, Expected]) -> None:
 def test_view_follows_every_change(engine: MemoryOS) -> None:
     machine = cast("type[RuleBasedStateMachine]", lambda: ViewMachine(engine))
     run_state_machine_as_test(machine, settings=settings(stateful_step_count=25))
+
+
+def test_writers_that_overtake_each_other(engine: MemoryOS, embedder: Embedder) -> None:
+    """Ids are given before a writer's turn comes: a session stays in the order of ids whoever commits first."""
+    items = [NewMemory(text=f"turn {number}", run_id="r") for number in range(4)]
+    notes = _prepare(items, embedder)
+    with engine.database.write() as connection:
+        home = namespaces.open_for_write(connection, Scope()).id
+        row = register(connection, embedder)
+    view = NamespaceView(home, row.id, row.dimension)
+    for place in (1, 3, 0, 2):
+        with engine.database.write() as connection:
+            namespace = namespaces.open_for_write(connection, Scope())
+            CubeRepository(connection, home).insert([notes[place]], namespace.revision, row.id)
+        with engine.database.read() as connection:
+            view.catch_up(connection, namespaces.read(connection, home))
+    fresh = NamespaceView(home, row.id, row.dimension)
+    with engine.database.read() as connection:
+        fresh.catch_up(connection, namespaces.read(connection, home))
+    assert picture(view) == picture(fresh)
+    ends = [None, *(note.id for note in notes), None]
+    for place, note in enumerate(notes):
+        assert around(view, view.row_of[note.id]) == (ends[place], ends[place + 2])

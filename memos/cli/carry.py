@@ -1,0 +1,90 @@
+"""Commands that carry memories in and out: export, import."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from memos.cli import output
+from memos.cli.command import WHOSE, command
+from memos.cli.failures import USAGE
+from memos.cli.session import Session
+
+if TYPE_CHECKING:
+    from memos.transfer.report import ImportReport
+
+SHOWN = 20
+
+
+def export(
+    session: Session,
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write; - is stdout.")],
+) -> None:
+    """Write a user's memories, with their history, to a JSON Lines file."""
+    if str(path) == "-":
+        _export_to_stdout(session)
+        return
+    with session.engine() as engine, session.progress("exporting") as progress:
+        count = engine.export(session.scope, path, progress)
+    session.show(
+        {"path": str(path), "exported": count},
+        lambda: output.plain(f"exported {count} memories to {path}"),
+    )
+
+
+def import_(
+    session: Session,
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="What to read.")],
+    *,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Import nothing if there is any line that cannot be used."),
+    ] = False,
+) -> None:
+    """Read memories from an export, JSON Lines, a LoCoMo conversation, a chat log or prose.
+
+    Lines that cannot be used are shown and left out. The rest is stored whole or, on any failure, not at all.
+    """
+    with session.engine() as engine, session.progress("embedding") as progress:
+        report = engine.import_(session.scope, path, strict=strict, progress=progress)
+    session.show(report, lambda: _imported(report))
+    if report.rejected and not report.imported and not report.skipped:
+        raise typer.Exit(USAGE)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    command(app, whose=WHOSE)(export)
+    command(app, whose=WHOSE)(import_)
+
+
+def _export_to_stdout(session: Session) -> None:
+    with tempfile.TemporaryDirectory(prefix="memos-export-") as folder:
+        path = Path(folder) / "export.jsonl"
+        with session.engine() as engine, session.progress("exporting") as progress:
+            engine.export(session.scope, path, progress)
+        with path.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+
+
+def _imported(report: ImportReport) -> RenderableType:
+    parts = [f"imported {report.imported} memories ({report.format})"]
+    if report.skipped:
+        parts.append(f"{report.skipped} were there already")
+    if not report.rejected:
+        return Text(", ".join(parts))
+    parts.append(f"{len(report.rejected)} could not be used:")
+    rejected = output.table("line", "reason")
+    for line in report.rejected[:SHOWN]:
+        rejected.add_row(str(line.line), output.plain(line.reason))
+    more = len(report.rejected) - SHOWN
+    rest = [Text(f"... and {more} more (--json lists all)", style="dim")] if more > 0 else []
+    return Group(Text(", ".join(parts)), rejected, *rest)

@@ -35,7 +35,7 @@ def export(
         count = engine.export(session.scope, path, progress)
     session.show(
         {"path": str(path), "exported": count},
-        lambda: output.plain(f"exported {count} memories to {path}"),
+        lambda: output.plain(f"exported {output.counted(count)} to {path}"),
     )
 
 
@@ -76,7 +76,7 @@ def _export_to_stdout(session: Session) -> None:
 
 
 def _imported(report: ImportReport) -> RenderableType:
-    parts = [f"imported {report.imported} memories ({report.format})"]
+    parts = [f"imported {output.counted(report.imported)} ({report.format})"]
     if report.skipped:
         parts.append(f"{report.skipped} were there already")
     if not report.rejected:

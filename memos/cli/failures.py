@@ -35,7 +35,7 @@ def _report(session: Session, error: Any) -> int:
     if session.json:
         print_json(error.problem or problem(error.code, error.message), stderr=True)
     else:
-        session.err.print(Text.assemble(("error: ", "bold red"), error.message))
+        session.err.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=True)
     return exit_code(error)
 
 

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from memos.cli.command import WHOSE, command
-from memos.cli.output import plain
+from memos.cli.output import counted, plain
 from memos.cli.session import Session
 
 
@@ -94,7 +94,7 @@ def update(
 
 def forget(
     session: Session,
-    cube_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="The memory's id.")] = None,
+    cube_id: Annotated[str | None, typer.Argument(metavar="ID", help="The memory's id.")] = None,
     *,
     everything: Annotated[
         bool, typer.Option("--all", help="Forget all memories of the user, agent or run.")
@@ -111,11 +111,9 @@ def forget(
             receipt = memory.forget(cube_id, user_id=session.user)
         else:
             receipt = memory.forget_all(**session.whose)
-    count = len(receipt.cube_ids)
+    count = counted(len(receipt.cube_ids))
     later = f", still to be removed from: {', '.join(receipt.pending)}" if receipt.pending else ""
-    session.show(
-        receipt, lambda: plain(f"forgot {count} {'memory' if count == 1 else 'memories'}{later}")
-    )
+    session.show(receipt, lambda: plain(f"forgot {count}{later}"))
 
 
 def register(app: typer.Typer) -> None:

@@ -30,6 +30,11 @@ def _visible(character: str) -> str:
     return "\N{REPLACEMENT CHARACTER}"
 
 
+def counted(number: int) -> str:
+    """Return ``1 memory``, ``2 memories``."""
+    return f"{number} {'memory' if number == 1 else 'memories'}"
+
+
 def when(moment: datetime | None) -> str:
     """Return a time to the minute, UTC."""
     return "" if moment is None else f"{moment:%Y-%m-%d %H:%M}"

@@ -26,9 +26,9 @@ def demo(session: Session) -> None:
 
 def bench(
     session: Session,
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Which one to run.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Which one to run.")] = None,
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- ARGS]...", help="Passed on to it.")
+        list[str] | None, typer.Argument(metavar="-- ARGS", help="Passed on to it.")
     ] = None,
 ) -> None:
     """List the benchmarks of a checkout, or run one."""

@@ -50,10 +50,11 @@ def churn(engine: MemoryOS, dice: random.Random) -> None:
 
 
 def answers(engine: MemoryOS) -> list[list[tuple[str, float]]]:
-    """Ask the same questions."""
+    """Ask the same questions, of the views: an index that is approximate may differ."""
     dice = random.Random(1)
     asked = [" ".join(dice.choices(WORDS, k=4)) for _ in range(30)]
-    found = [engine.recall(SCOPE, text, top_k=20).hits for text in asked]
+    everything = {"run_id": {"$ne": "none"}}  # a filter makes recall scan
+    found = [engine.recall(SCOPE, text, top_k=20, filters=everything).hits for text in asked]
     return [[(hit.id, hit.score) for hit in hits] for hits in found]
 
 
@@ -71,8 +72,16 @@ def test_churned_view_equals_fresh_view(data_folder: Path, embedder: Embedder) -
     with MemoryOS(settings, embedder) as engine:
         loaded = answers(engine)
     for one, other in zip(followed, loaded, strict=True):
-        assert [key for key, _ in one] == [key for key, _ in other]
-        assert [score for _, score in one] == pytest.approx([score for _, score in other], abs=1e-5)
+        check_same(one, other)
+
+
+def check_same(one: list[tuple[str, float]], other: list[tuple[str, float]]) -> None:
+    """Compare two rankings; only memories whose scores differ by rounding may have changed places."""
+    assert [score for _, score in one] == pytest.approx([score for _, score in other], abs=1e-5)
+    ours, theirs = dict(one), dict(other)
+    for key in ours.keys() | theirs.keys():
+        last = one[-1][1]  # who is missing in one of them would have come next
+        assert ours.get(key, last) == pytest.approx(theirs.get(key, last), abs=1e-5)
 
 
 def test_many_threads_write_and_read(engine: MemoryOS) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from memos import errors
 from memos.clock import now_us
 from memos.config import Settings
 from memos.cube import Scope, State
@@ -350,6 +351,25 @@ def test_default_user_is_not_everyone(memory: Memory) -> None:
     assert memory.recall("cat").hits == ()
     assert memory.list() == []
     assert memory.recall("cat", user_id="default").hits == ()
+
+
+def test_tenants_never_meet(engine: MemoryOS) -> None:
+    """The same user name at two tenants is two people, and an id says nothing across them."""
+    mine, yours = Scope(tenant="one", user_id="ann"), Scope(tenant="two", user_id="ann")
+    cube = engine.store_many(mine, [{"text": "the cat sleeps"}])[0]
+    other = engine.store_many(yours, [{"text": "the cat sleeps!"}])[0]
+    assert [hit.id for hit in engine.recall(mine, "cat").hits] == [cube.id]
+    assert [found.id for found in engine.list(yours)] == [other.id]
+    for user_id in (None, "ann"):
+        for operation in (engine.get, engine.history, engine.links, engine.forget):
+            with pytest.raises(errors.NotFound):
+                operation("two", cube.id, user_id=user_id)
+        with pytest.raises(errors.NotFound):
+            engine.update("two", cube.id, user_id=user_id, text="mine now")
+        with pytest.raises(errors.NotFound):
+            engine.move("two", cube.id, State.ARCHIVED, user_id=user_id)
+    engine.forget_all(yours)
+    assert engine.get("one", cube.id) == cube
 
 
 def test_forget_all_spares_others(memory: Memory) -> None:

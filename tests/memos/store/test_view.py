@@ -227,7 +227,7 @@ def assert_model(view: NamespaceView, model: dict[str, Expected]) -> None:
 
 def test_view_follows_every_change(engine: MemoryOS) -> None:
     machine = cast("type[RuleBasedStateMachine]", lambda: ViewMachine(engine))
-    run_state_machine_as_test(machine, settings=settings(stateful_step_count=25))
+    run_state_machine_as_test(machine, settings=settings(stateful_step_count=20))
 
 
 def test_writers_that_overtake_each_other(engine: MemoryOS, embedder: Embedder) -> None:

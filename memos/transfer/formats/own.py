@@ -62,4 +62,5 @@ def _record(number: int, text: str) -> MemoryRecord | RejectedLine:
 def _why(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"])
-    return f"{place}: {first['msg']}" if place else first["msg"]
+    reason = first["msg"].replace(" at line 1 column ", " at column ")
+    return f"{place}: {reason}" if place else reason

@@ -8,6 +8,7 @@ forget  delete, one transaction -> the index follows -> scrub -> receipt
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,10 @@ class MemoryOS:
         embedded = self.settings.database_url is None or self.settings.chroma_url is None
         self._lock = DirectoryLock(home) if embedded else None
         self._open = True
-        try:
+        with ExitStack() as on_failure:
+            on_failure.callback(self._release)
             self.database = Database(_url(self.settings.database_url, home))
-        except BaseException:
-            self._release()
-            raise
+            on_failure.pop_all()
         self.index = VectorIndex(home / "chroma", self.settings.chroma_url)
         self.relay = IndexRelay(self.database, self.index, self.settings.index_threshold)
         self._embedder = ServingEmbedder(embedder or make_embedder(self.settings))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,11 @@ class Database:
         self._turn = threading.Lock()
         if not migrate:
             return
-        try:
+        with ExitStack() as on_failure:
+            on_failure.callback(self.close)
             with translated():
                 upgrade(self.engine)
-        except BaseException:
-            self.close()
-            raise
+            on_failure.pop_all()
 
     @property
     def is_sqlite(self) -> bool:

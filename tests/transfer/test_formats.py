@@ -189,14 +189,18 @@ def test_bad_turns_are_named(imported: Imported) -> None:
     turns = [{"speaker": "Ann", "text": 5}, {"text": "who?"}, "x", {"speaker": "Ann", "text": " "}]
     good = {"speaker": "Ann", "text": "ok"}
     value = {"session_1": [*turns, good], "session_2": "none", "session_3": [good]}
-    document = sample(**value, session_3_date_time="some day")
-    text = json.dumps(document, indent=1)
+    text = json.dumps(sample(**value, session_3_date_time="some day"), indent=1)
     report, cubes = imported("x.json", text)
-    assert [cube.text for cube in cubes] == ["Ann: ok", "Maya: hi", *([] if True else [])] or cubes
-    places = {each.line: text.splitlines()[each.line - 1].strip() for each in report.rejected}
-    assert list(places.values())[:3] == ["{", "{", '"x",']
-    assert {'"session_2": "none",', '"session_3": ['} <= set(places.values())
-    assert len(report.rejected) == 6
+    assert [cube.text for cube in cubes] == ["Ann: ok", "Tom: late"]
+    lines = text.splitlines()
+    assert [lines[each.line - 1].strip() for each in report.rejected] == [
+        "{",
+        "{",
+        '"x",',
+        "{",
+        '"session_2": "none",',
+        '"session_3": [',
+    ]
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def _turn(line: int, turn: Any, session: _Session) -> Parsed:
 def session_time(written: str) -> datetime | None:
     """Read a time such as ``7:42 pm on 9 January, 2025``, taken as UTC; ``None`` if it is not one."""
     match = _TIME.fullmatch(written.strip())
-    if match is None or match[5].lower() not in MONTHS:
+    if match is None or match[5].lower() not in MONTHS or not 1 <= int(match[1]) <= 12:
         return None
     hour = int(match[1]) % 12 + 12 * (match[3].lower() == "p")
     try:

@@ -124,11 +124,15 @@ def register(app: typer.Typer) -> None:
 
 
 def _confirm(session: Session) -> None:
-    if not sys.stdin.isatty():
+    if not _can_ask():
         raise typer.BadParameter("--all needs --yes where nobody can be asked")
     named = {"user": session.user or "default", "agent": session.agent, "run": session.run}
     whose = ", ".join(f"{name} {value!r}" for name, value in named.items() if value)
     typer.confirm(f"Forget every memory of {whose}?", abort=True, err=True)
+
+
+def _can_ask() -> bool:
+    return sys.stdin.isatty()
 
 
 def _stdin() -> str:

@@ -302,7 +302,10 @@ def test_acknowledged_is_visible_to_all(opened: Open, postgres_database: str) ->
         (cube,) = one.store_many(SCOPE, [{"text": f"plan {number} is a picnic"}])
         assert two.recall(SCOPE, f"plan {number} picnic", top_k=1).hits[0].id == cube.id
         two.update(SCOPE.tenant, cube.id, text=f"plan {number} is a concert")
-        assert one.recall(SCOPE, f"plan {number}", top_k=1).hits[0].text == f"plan {number} is a concert"
+        assert (
+            one.recall(SCOPE, f"plan {number}", top_k=1).hits[0].text
+            == f"plan {number} is a concert"
+        )
         one.forget(SCOPE.tenant, cube.id)
         assert cube.id not in {hit.id for hit in two.recall(SCOPE, f"plan {number} concert").hits}
         with pytest.raises(NotFound):

@@ -7,6 +7,7 @@ forget  delete, one transaction -> the index follows -> scrub -> receipt
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
@@ -59,20 +60,23 @@ class MemoryOS:
     def __init__(self, settings: Settings | None = None, embedder: Embedder | None = None) -> None:
         self.settings = settings or Settings()
         home = self.settings.home.expanduser()
-        embedded = self.settings.database_url is None or self.settings.chroma_url is None
+        embedded = self.settings.database_url is None
         self._lock = DirectoryLock(home) if embedded else None
         self._open = True
         with ExitStack() as on_failure:
             on_failure.callback(self._release)
             self.database = Database(_url(self.settings.database_url, home))
             on_failure.pop_all()
-        self.index = VectorIndex(home / "chroma", self.settings.chroma_url)
-        self.relay = IndexRelay(self.database, self.index, self.settings.index_threshold)
+        # A folder of this process cannot serve a database that others write to: then only a Chroma server can.
+        self.index = VectorIndex(home / "chroma" if embedded else None, self.settings.chroma_url)
+        threshold = self.settings.index_threshold if self.index.configured else sys.maxsize
+        self.relay = IndexRelay(self.database, self.index, threshold)
         self._embedder = ServingEmbedder(embedder or make_embedder(self.settings))
         self._views = ViewCache(self.settings.cache_bytes)
         self._reader = NoteReader(self.database, self._embedder, self.index, self._views)
         self._writer = NoteWriter(self.database, self._embedder, self.settings)
-        self.relay.start()
+        if self.index.configured:
+            self.relay.start()
 
     # ------------------------------------------------------------ writing
 

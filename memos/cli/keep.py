@@ -60,14 +60,17 @@ def store(
         "infer": infer,
     }
     whole = _stdin() if text == "-" else text
+    key = idempotency_key
     with session.memory() as memory:
-        if not lines:
-            cube = memory.store(whole, **session.whose, **kept, idempotency_key=idempotency_key)
-            session.show(cube, lambda: Text(f"stored {cube.id}"))
-            return
-        items = [{"text": line, **kept} for line in whole.split("\n") if line.strip()]
-        cubes = memory.store_many(items, **session.whose, idempotency_key=idempotency_key)
-        session.show(cubes, lambda: Text("\n".join(f"stored {cube.id}" for cube in cubes)))
+        if lines:
+            items = [{"text": line, **kept} for line in whole.split("\n") if line.strip()]
+            cubes = memory.store_many(items, **session.whose, idempotency_key=key)
+        else:
+            cubes = [memory.store(whole, **session.whose, **kept, idempotency_key=key)]
+    session.show(
+        cubes if lines else cubes[0],
+        lambda: Text("\n".join(f"stored {cube.id}" for cube in cubes)),
+    )
 
 
 def update(

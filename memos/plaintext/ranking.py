@@ -221,7 +221,7 @@ def _context_length(view: NamespaceView) -> float:
     around = neighbours(view, rows)
     lengths = np.append(view.lexical.lengths, np.float32(0))
     total = lengths[rows] + (borrowing(view, rows, around) * lengths[around]).sum(axis=1)
-    return max(float(total.mean()), 1e-9)
+    return max(float(total.mean(dtype=np.float64)), 1e-9)
 
 
 def priors(view: NamespaceView, query: Query, rows: Rows) -> dict[str, Scores]:

@@ -43,6 +43,11 @@ class VectorIndex:
         self._collections: dict[str, Collection] = {}
         self._opened: ClientAPI | None = None
 
+    @property
+    def configured(self) -> bool:
+        """Whether there is a folder or a server to keep collections in."""
+        return self._path is not None or self._url is not None
+
     def upsert(self, name: str, ids: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Add or replace vectors (float32 ``[len(ids), dimension]``) in collection ``name``, created if missing."""
         collection = self._collection(name, create=True)
@@ -120,6 +125,10 @@ class VectorIndex:
             return self._opened
 
     def _connect(self) -> ClientAPI:
+        if not self.configured:
+            raise StoreUnavailable(
+                "no vector index here: PostgreSQL needs MEMOS_CHROMA_URL for one"
+            )
         import chromadb  # half a second to import: only when a namespace is large enough
         from chromadb.config import Settings
 

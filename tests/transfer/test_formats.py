@@ -61,7 +61,7 @@ def test_conversation_per_line(imported: Imported) -> None:
     assert [each.line for each in report.rejected] == [1, 2]
 
 
-BAD_LINES = {
+BAD_LINES: dict[str, str | bytes] = {
     "not JSON": "nope",
     "not JSON ": '{"text": "cut',
     "object": "[1]",

@@ -23,6 +23,7 @@ from memos.cube import CubeVersion, DeletionReceipt, Link, MemCube, Scope, State
 from memos.doctor import DoctorReport, examine
 from memos.embedding.base import Embedder
 from memos.embedding.factory import make_embedder
+from memos.embedding.reindex import Progress, Reindexer
 from memos.embedding.serving import ServingEmbedder
 from memos.errors import InvalidInput, StoreClosed, StoreUnavailable
 from memos.ids import is_id
@@ -32,7 +33,6 @@ from memos.plaintext.recall import RecallRequest, RecallResult
 from memos.plaintext.writer import NoteWriter
 from memos.store.database import Database
 from memos.store.lock import DirectoryLock
-from memos.store.reindex import Progress, Reindexer
 from memos.store.relay import IndexRelay
 from memos.store.scoped import locate
 from memos.store.statistics import Statistics, statistics

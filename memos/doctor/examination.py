@@ -11,11 +11,11 @@ from memos.doctor.report import DoctorReport, Finding, NamespaceHealth, error, o
 from memos.doctor.spaces import Spaces
 from memos.embedding.base import Embedder
 from memos.embedding.factory import make_embedder
+from memos.embedding.reindex import Progress
 from memos.errors import MemosError, StoreInUse
 from memos.store import embedder_table
 from memos.store.database import Database, current_revision, translated
 from memos.store.lock import DirectoryLock
-from memos.store.reindex import Progress
 from memos.store.revision import HEAD
 from memos.store.vector_index import VectorIndex
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from sqlalchemy import Connection
 
 from memos.doctor.report import Finding, NamespaceHealth, error, ok, warning
+from memos.embedding.reindex import Progress
 from memos.store import namespaces
 from memos.store.database import Database
 from memos.store.embedder_table import EmbedderRow
 from memos.store.health import Health
 from memos.store.namespaces import Namespace
-from memos.store.reindex import Progress
 from memos.store.vector_index import VectorIndex
 
 _NAMED = 3

@@ -15,6 +15,7 @@ from memos.clock import from_us, now_us, to_us
 from memos.config import Settings
 from memos.cube import DeletionReceipt, MemCube, NewMemory, Scope, State, move
 from memos.embedding.base import Embedder
+from memos.embedding.reindex import BATCH, Progress
 from memos.embedding.serving import ServingEmbedder, register
 from memos.errors import InvalidInput, NotFound, VersionConflict
 from memos.ids import new_id
@@ -25,7 +26,6 @@ from memos.store.cubes import CubeRepository, Note, cube_from_note
 from memos.store.database import Database
 from memos.store.namespaces import Namespace
 from memos.store.records import OUTBOX_KEEP, Audit, Idempotency, Jobs, Outbox, request_digest
-from memos.store.reindex import BATCH, Progress
 from memos.store.scoped import locate
 
 _HOUR_US = 3_600_000_000

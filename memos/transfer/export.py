@@ -12,11 +12,11 @@ from sqlalchemy import Row
 from memos import __version__
 from memos.clock import from_us, now_us
 from memos.cube import Scope
+from memos.embedding.reindex import Progress
 from memos.errors import InvalidInput
 from memos.store import namespaces
 from memos.store.archive import Archive
 from memos.store.database import Database
-from memos.store.reindex import Progress
 from memos.transfer.files import replacing
 from memos.transfer.record import Header, MemoryRecord
 from memos.transfer.rows import record_of

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 from memos.config import Settings
 from memos.cube import NewMemory, Scope
+from memos.embedding.reindex import Progress
 from memos.embedding.serving import ServingEmbedder
 from memos.errors import ImportRefused, MemosError
 from memos.plaintext.intake import check_memory, check_metadata, check_text
 from memos.plaintext.writer import NoteWriter
 from memos.store.database import Database
-from memos.store.reindex import Progress
 from memos.transfer.files import Source, read_source
 from memos.transfer.formats import own
 from memos.transfer.formats.detect import detect

@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from memos.cube import Scope
 from memos.embedding.base import Embedder
+from memos.embedding.reindex import Progress
 from memos.embedding.serving import ServingEmbedder, register
 from memos.errors import Conflict
 from memos.plaintext.writer import embed_in_batches
@@ -21,7 +22,6 @@ from memos.store.archive import Archive, Rows, TableRow
 from memos.store.database import Database
 from memos.store.namespaces import Namespace
 from memos.store.records import Audit
-from memos.store.reindex import Progress
 from memos.store.scoped import taken
 from memos.transfer.record import MemoryRecord
 from memos.transfer.rows import cube_row, link_row, vector_row, version_row

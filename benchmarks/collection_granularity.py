@@ -79,9 +79,7 @@ def single(client: Any, rows: NDArray[np.float32]) -> dict[str, Any]:
         query = rows[number]
         one = milliseconds(lambda q=query: scan(rows, q))
         other = milliseconds(
-            lambda q=query: collection.query(
-                query_embeddings=q[None], n_results=min(WANTED, len(rows)), include=[]
-            )
+            lambda q=query: collection.query(query_embeddings=q[None], n_results=min(WANTED, len(rows)), include=[])
         )
         if number >= 0:
             laps["scan"].append(one)
@@ -97,9 +95,7 @@ def single(client: Any, rows: NDArray[np.float32]) -> dict[str, Any]:
 
 def shared(client: Any, rows: NDArray[np.float32], users: int) -> dict[str, Any]:
     """Measure one collection for everybody, filtered by user, against a scan of the user's own vectors."""
-    collection = client.create_collection(
-        f"all-{users}", embedding_function=None, metadata={"hnsw:space": "cosine"}
-    )
+    collection = client.create_collection(f"all-{users}", embedding_function=None, metadata={"hnsw:space": "cosine"})
     add(collection, rows, users)
     each = len(rows) // users
     laps: dict[str, list[float]] = {"scan": [], "filtered": []}
@@ -164,20 +160,12 @@ def main() -> int:
     """Run all shapes."""
     arguments = parser(__doc__).parse_args()
     report = Report("collection_granularity", arguments)
-    sizes = (
-        (1_000, 5_000, 10_000, 20_000)
-        if arguments.quick
-        else (1_000, 5_000, 10_000, 20_000, 50_000, 100_000)
-    )
+    sizes = (1_000, 5_000, 10_000, 20_000) if arguments.quick else (1_000, 5_000, 10_000, 20_000, 50_000, 100_000)
     rows = vectors(sizes[-1])
     with tempfile.TemporaryDirectory() as folder:
-        client = chromadb.PersistentClient(
-            folder, settings=ChromaSettings(anonymized_telemetry=False)
-        )
+        client = chromadb.PersistentClient(folder, settings=ChromaSettings(anonymized_telemetry=False))
         report.rows += [single(client, rows[:size]) for size in sizes]
-        report.rows += [
-            shared(client, rows, users) for users in (sizes[-1] // 1_000, sizes[-1] // 10)
-        ]
+        report.rows += [shared(client, rows, users) for users in (sizes[-1] // 1_000, sizes[-1] // 10)]
         report.figures |= one_more(client, Path(folder), rows)
         client.close()
     table(report.rows)

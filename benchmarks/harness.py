@@ -60,13 +60,9 @@ class Report:
 
 def parser(description: str, *, data: bool = False) -> argparse.ArgumentParser:
     """Return a parser with the options every benchmark takes."""
-    made = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--json", metavar="FILE", help="write the result here")
-    made.add_argument(
-        "--quick", action="store_true", help="smaller sizes, same method, <= 5 minutes"
-    )
+    made.add_argument("--quick", action="store_true", help="smaller sizes, same method, <= 5 minutes")
     if data:
         default = os.environ.get("MEMOS_EVAL_DATA")
         made.add_argument(
@@ -83,11 +79,7 @@ def machine() -> dict[str, Any]:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [
-            line.split(":", 1)[1].strip()
-            for line in cpuinfo.read_text().splitlines()
-            if "model name" in line
-        ]
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
     return {
         "cpu": model,

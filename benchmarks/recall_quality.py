@@ -77,36 +77,24 @@ System = Callable[[Sequence[Conversation]], list[Ranks]]
 
 def locomo(folder: Path) -> list[Conversation]:
     """Read the development conversations of LoCoMo."""
-    return [
-        _locomo(item) for item in json.loads((folder / "locomo" / "locomo_dev.json").read_text())
-    ]
+    return [_locomo(item) for item in json.loads((folder / "locomo" / "locomo_dev.json").read_text())]
 
 
 def _locomo(item: dict[str, Any]) -> Conversation:
     made = Conversation(item["sample_id"])
     place: dict[str, int] = {}
     spoken = item["conversation"]
-    for key in sorted(
-        (k for k in spoken if re.fullmatch(r"session_\d+", k)), key=lambda k: int(k[8:])
-    ):
-        moment = datetime.strptime(spoken[f"{key}_date_time"], "%I:%M %p on %d %B, %Y").replace(
-            tzinfo=UTC
-        )
+    for key in sorted((k for k in spoken if re.fullmatch(r"session_\d+", k)), key=lambda k: int(k[8:])):
+        moment = datetime.strptime(spoken[f"{key}_date_time"], "%I:%M %p on %d %B, %Y").replace(tzinfo=UTC)
         for turn in spoken[key]:
             place[turn["dia_id"]] = len(made.turns)
             caption = f" [shares {turn['blip_caption']}]" if turn.get("blip_caption") else ""
             text = f"{turn['speaker']}: {turn['text']}{caption}"
             made.turns.append({"text": text, "run_id": key, "event_time": moment, "infer": False})
     for asked in item["qa"]:
-        if (
-            asked["category"] in LOCOMO_CATEGORIES
-            and asked["evidence"]
-            and all(e in place for e in asked["evidence"])
-        ):
+        if asked["category"] in LOCOMO_CATEGORIES and asked["evidence"] and all(e in place for e in asked["evidence"]):
             gold = frozenset(place[e] for e in asked["evidence"])
-            made.questions.append(
-                Question(asked["question"], gold, LOCOMO_CATEGORIES[asked["category"]])
-            )
+            made.questions.append(Question(asked["question"], gold, LOCOMO_CATEGORIES[asked["category"]]))
     return made
 
 
@@ -128,9 +116,7 @@ def _beam(path: Path) -> Conversation:
             made.turns.append({"text": text, "run_id": run, "event_time": moment, "infer": False})
     asked = json.loads((path / "probing_questions.json").read_text())
     for kind in BEAM_TYPES:
-        made.questions += [
-            _beam_question(question, kind, place) for question in asked.get(kind, [])
-        ]
+        made.questions += [_beam_question(question, kind, place) for question in asked.get(kind, [])]
     made.questions = [question for question in made.questions if question.gold]
     return made
 
@@ -141,10 +127,7 @@ def _beam_question(asked: dict[str, Any], kind: str, place: dict[int, int]) -> Q
     superseded: frozenset[int] = frozenset()
     if kind == "knowledge_update" and isinstance(sources, dict) and "updated_info" in sources:
         gold = frozenset(place[i] for i in _leaves(sources["updated_info"]) if i in place)
-        superseded = (
-            frozenset(place[i] for i in _leaves(sources.get("original_info", [])) if i in place)
-            - gold
-        )
+        superseded = frozenset(place[i] for i in _leaves(sources.get("original_info", [])) if i in place) - gold
     return Question(asked["question"], gold, kind, superseded)
 
 
@@ -194,9 +177,7 @@ def bm25(conversations: Sequence[Conversation]) -> list[Ranks]:
 
 def _bm25(conversation: Conversation) -> Ranks:
     index = bm25s.BM25()
-    index.index(
-        bm25s.tokenize(conversation.texts, stopwords="en", show_progress=False), show_progress=False
-    )
+    index.index(bm25s.tokenize(conversation.texts, stopwords="en", show_progress=False), show_progress=False)
     questions = [question.text for question in conversation.questions]
     tokens = bm25s.tokenize(questions, stopwords="en", show_progress=False)
     depth = min(max(DEPTHS), len(conversation.turns))
@@ -218,9 +199,7 @@ def dense(embedder: RememberingEmbedder) -> System:
 
 
 def _dense(client: Any, conversation: Conversation, embedder: RememberingEmbedder) -> Ranks:
-    collection = client.create_collection(
-        conversation.name, embedding_function=None, metadata={"hnsw:space": "cosine"}
-    )
+    collection = client.create_collection(conversation.name, embedding_function=None, metadata={"hnsw:space": "cosine"})
     ids = [str(place) for place in range(len(conversation.turns))]
     collection.add(ids=ids, embeddings=embedder.embed(conversation.texts))
     vectors = embedder.embed([question.text for question in conversation.questions])
@@ -240,9 +219,7 @@ def mem0(embedder: RememberingEmbedder, report: Report) -> System:
             files = [str(Path(work) / name) for name in ("request.json", "reply.json")]
             subprocess.run([python, str(script), *files], check=True, stdout=subprocess.DEVNULL)
             reply = json.loads((Path(work) / "reply.json").read_text())
-        report.notes += [
-            f"mem0 {reply['version']} on {reply['store']}: {note}" for note in reply["notes"]
-        ]
+        report.notes += [f"mem0 {reply['version']} on {reply['store']}: {note}" for note in reply["notes"]]
         return [reply["ranks"][conversation.name] for conversation in conversations]
 
     return run
@@ -259,9 +236,7 @@ def _mem0_python() -> str:
     return str(python)
 
 
-def _mem0_request(
-    conversations: Sequence[Conversation], embedder: RememberingEmbedder, work: Path
-) -> dict[str, Any]:
+def _mem0_request(conversations: Sequence[Conversation], embedder: RememberingEmbedder, work: Path) -> dict[str, Any]:
     namespaces = {}
     for number, conversation in enumerate(conversations):
         questions = [question.text for question in conversation.questions]
@@ -280,9 +255,7 @@ def _mem0_request(
 # ---------------------------------------------------------------- scoring
 
 
-def shares(
-    conversations: Sequence[Conversation], ranks: Sequence[Ranks], depth: int
-) -> list[tuple[str, float]]:
+def shares(conversations: Sequence[Conversation], ranks: Sequence[Ranks], depth: int) -> list[tuple[str, float]]:
     """Return ``(category, share of gold evidence in the first depth hits)`` per question."""
     return [
         (question.category, len(question.gold & set(ranking[:depth])) / len(question.gold))
@@ -318,11 +291,7 @@ def score(
     for category in ["all", *categories]:
         row: dict[str, Any] = {"data": data, "system": system, "category": category}
         for depth in DEPTHS:
-            values = [
-                share
-                for kind, share in shares(conversations, ranks, depth)
-                if category in ("all", kind)
-            ]
+            values = [share for kind, share in shares(conversations, ranks, depth) if category in ("all", kind)]
             row["questions"] = len(values)
             row[f"R@{depth}"] = float(np.mean(values))
             if depth == 10:

@@ -62,25 +62,14 @@ class Material:
 def material(count: int) -> Material:
     """Make ``count`` distinct texts of 8 to 30 words, and questions of 4 to 9."""
     random = np.random.default_rng(7)
-    words = np.array(
-        re.findall(r"[a-z]+", (ROOT / "memos" / "demo" / "alice.txt").read_text().lower())
-    )
-    texts = [
-        f"{' '.join(random.choice(words, random.integers(8, 31)))} #{number}"
-        for number in range(count)
-    ]
-    questions = [
-        f"{' '.join(random.choice(words, random.integers(4, 10)))}?" for _ in range(QUESTIONS)
-    ]
+    words = np.array(re.findall(r"[a-z]+", (ROOT / "memos" / "demo" / "alice.txt").read_text().lower()))
+    texts = [f"{' '.join(random.choice(words, random.integers(8, 31)))} #{number}" for number in range(count)]
+    questions = [f"{' '.join(random.choice(words, random.integers(4, 10)))}?" for _ in range(QUESTIONS)]
     centres = random.standard_normal((500, DIMENSION)).astype(np.float32)
-    return Material(
-        texts, _around(centres, count, random), questions, _around(centres, QUESTIONS, random)
-    )
+    return Material(texts, _around(centres, count, random), questions, _around(centres, QUESTIONS, random))
 
 
-def _around(
-    centres: NDArray[np.float32], count: int, random: np.random.Generator
-) -> NDArray[np.float32]:
+def _around(centres: NDArray[np.float32], count: int, random: np.random.Generator) -> NDArray[np.float32]:
     vectors = centres[random.integers(0, len(centres), count)]
     vectors = vectors + 0.7 * random.standard_normal(vectors.shape).astype(np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -90,9 +79,7 @@ def _around(
 def raw_chroma() -> Iterator[Any]:
     """Open a persistent Chroma client in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
-        client = chromadb.PersistentClient(
-            folder, settings=ChromaSettings(anonymized_telemetry=False)
-        )
+        client = chromadb.PersistentClient(folder, settings=ChromaSettings(anonymized_telemetry=False))
         try:
             yield client
         finally:
@@ -101,9 +88,7 @@ def raw_chroma() -> Iterator[Any]:
 
 def new_collection(client: Any, name: str) -> Any:
     """Create an empty cosine collection with Chroma's defaults otherwise."""
-    return client.create_collection(
-        name, embedding_function=None, metadata={"hnsw:space": "cosine"}
-    )
+    return client.create_collection(name, embedding_function=None, metadata={"hnsw:space": "cosine"})
 
 
 # ---------------------------------------------------------------- storing
@@ -133,9 +118,7 @@ def fill(memory: Memory, collection: Any, stuff: Material, users: int) -> Stored
             groups.setdefault(user_of(place, len(stuff.texts), users), []).append(place)
         began = time.perf_counter()
         for user, members in groups.items():
-            memory.store_many(
-                [{"text": stuff.texts[i], "infer": False} for i in members], user_id=f"u{user}"
-            )
+            memory.store_many([{"text": stuff.texts[i], "infer": False} for i in members], user_id=f"u{user}")
         stored.memos.append(time.perf_counter() - began)
         began = time.perf_counter()
         collection.add(
@@ -162,9 +145,7 @@ def drain(memory: Memory) -> None:
         pass
 
 
-def singles(
-    memory: Memory, collection: Any, stuff: Material, random: np.random.Generator
-) -> tuple[float, float]:
+def singles(memory: Memory, collection: Any, stuff: Material, random: np.random.Generator) -> tuple[float, float]:
     """Return median seconds of one store, memos and raw Chroma in turn."""
     times: tuple[list[float], list[float]] = ([], [])
     for number in range(SINGLES):
@@ -174,9 +155,7 @@ def singles(
         times[0].append(timed(lambda text=text: memory.store(text, user_id="u0", infer=False)))
         times[1].append(
             timed(
-                lambda text=text, vector=vector: collection.add(
-                    ids=[text], embeddings=vector, metadatas=[{"user": 0}]
-                )
+                lambda text=text, vector=vector: collection.add(ids=[text], embeddings=vector, metadatas=[{"user": 0}])
             )
         )
     return statistics.median(times[0]), statistics.median(times[1])
@@ -206,9 +185,7 @@ class Floor:
         collection = new_collection(client, f"user-{user}")
         for start in range(0, len(texts), 5_000):
             part = slice(start, start + 5_000)
-            collection.add(
-                ids=[str(i) for i in range(*part.indices(len(texts)))], embeddings=vectors[part]
-            )
+            collection.add(ids=[str(i) for i in range(*part.indices(len(texts)))], embeddings=vectors[part])
         index = bm25s.BM25()
         index.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
         return cls(collection, index, vectors)
@@ -233,20 +210,14 @@ class Floor:
         np.argpartition(scores, -count)[-count:]
 
 
-def recall(
-    memory: Memory, client: Any, collection: Any, stuff: Material, users: int
-) -> dict[str, float]:
+def recall(memory: Memory, client: Any, collection: Any, stuff: Material, users: int) -> dict[str, float]:
     """Return median milliseconds of every arm, users and questions drawn once, arms in turn."""
     random = np.random.default_rng(11)
     total = len(stuff.texts)
     sampled = random.choice(users, min(users, SAMPLED_USERS), replace=False).tolist()
     floors = {user: _floor(client, stuff, user, users) for user in sampled}
-    laps: dict[str, list[float]] = {
-        arm: [] for arm in ("memos", "chroma", "bm25", "numpy", "filtered")
-    }
-    for number in range(
-        -len(sampled), QUESTIONS
-    ):  # negative: once over every user to warm all arms
+    laps: dict[str, list[float]] = {arm: [] for arm in ("memos", "chroma", "bm25", "numpy", "filtered")}
+    for number in range(-len(sampled), QUESTIONS):  # negative: once over every user to warm all arms
         user = sampled[number % len(sampled)]
         question, vector = stuff.questions[number], stuff.question_vectors[number]
         floor = floors[user]
@@ -269,9 +240,7 @@ def recall(
 
 def _floor(client: Any, stuff: Material, user: int, users: int) -> Floor:
     total = len(stuff.texts)
-    places = (
-        [i for i in range(total) if user_of(i, total, users) == user] if users > 1 else range(total)
-    )
+    places = [i for i in range(total) if user_of(i, total, users) == user] if users > 1 else range(total)
     return Floor.over(client, user, [stuff.texts[i] for i in places], stuff.vectors[list(places)])
 
 
@@ -282,11 +251,7 @@ def import_seconds(module: str) -> float:
     """Return the median time of importing a module in a fresh interpreter."""
     code = f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
     runs = [
-        float(
-            subprocess.run(
-                [sys.executable, "-c", code], capture_output=True, text=True, check=True
-            ).stdout
-        )
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
         for _ in range(7)
     ]
     return statistics.median(runs)
@@ -340,15 +305,11 @@ def main() -> int:
     largest = 10_000 if arguments.quick else 100_000
     for total in (size for size in (1_000, 10_000, 100_000) if size <= largest):
         for users in (1, max(1, total // 1_000), total // 10):
-            if any(
-                row["users"] == users and row["users"] * row["each"] == total for row in report.rows
-            ):
+            if any(row["users"] == users and row["users"] * row["each"] == total for row in report.rows):
                 continue
             stored = shape(report, total, users)
             if users == 1 and total == largest:
-                report.figures["store_many_vs_chroma"] = stored.rate("memos") / stored.rate(
-                    "chroma"
-                )
+                report.figures["store_many_vs_chroma"] = stored.rate("memos") / stored.rate("chroma")
                 early, late = (
                     stored.rate("memos", slice(0, LATE)),
                     stored.rate("memos", slice(-LATE, None)),

@@ -41,9 +41,7 @@ def parse_time(value: object, name: str) -> datetime | None:
     except ValueError as error:
         raise InvalidInput(f"{name} is not an ISO 8601 time: {value!r}") from error
     if not isinstance(moment, datetime):
-        raise InvalidInput(
-            f"{name} must be a datetime or an ISO 8601 string, not {type(value).__name__}"
-        )
+        raise InvalidInput(f"{name} must be a datetime or an ISO 8601 string, not {type(value).__name__}")
     try:
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except OverflowError as error:

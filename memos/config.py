@@ -22,13 +22,9 @@ class Settings(BaseSettings):
     Sizes are bytes unless a name says otherwise.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="MEMOS_", frozen=True, extra="ignore", env_ignore_empty=True
-    )
+    model_config = SettingsConfigDict(env_prefix="MEMOS_", frozen=True, extra="ignore", env_ignore_empty=True)
 
-    home: Path = Field(
-        default_factory=default_home, description="Data directory of the embedded store."
-    )
+    home: Path = Field(default_factory=default_home, description="Data directory of the embedded store.")
     database_url: str | None = Field(
         None,
         description="SQLAlchemy URL of PostgreSQL (postgresql+psycopg://...); SQLite in `home` when unset.",
@@ -41,25 +37,17 @@ class Settings(BaseSettings):
         DEFAULT_EMBEDDER,
         description="A sentence-transformers model name or folder, or `openai:MODEL` for a /v1/embeddings endpoint.",
     )
-    openai_base_url: str = Field(
-        "https://api.openai.com/v1", description="Base URL of the embeddings endpoint."
-    )
+    openai_base_url: str = Field("https://api.openai.com/v1", description="Base URL of the embeddings endpoint.")
     openai_api_key: SecretStr = Field(SecretStr(""), description="Key of the embeddings endpoint.")
     embed_batch: int = Field(64, ge=1, description="Texts per embedding call.")
     max_text_bytes: int = Field(1 << 20, ge=1, description="Longest text accepted, in UTF-8 bytes.")
-    max_metadata_bytes: int = Field(
-        64 << 10, ge=1, description="Largest metadata accepted, as JSON bytes."
-    )
+    max_metadata_bytes: int = Field(64 << 10, ge=1, description="Largest metadata accepted, as JSON bytes.")
     max_batch: int = Field(100_000, ge=1, description="Most memories in one store_many.")
     max_top_k: int = Field(1000, ge=1, description="Largest top_k accepted.")
-    cache_bytes: int = Field(
-        1 << 30, ge=0, description="Host memory for recall views of recently used namespaces."
-    )
+    cache_bytes: int = Field(1 << 30, ge=0, description="Host memory for recall views of recently used namespaces.")
     index_threshold: int = Field(
         20_000,
         ge=1,
         description="Memories from which a namespace gets a Chroma collection; below, scans are faster.",
     )
-    idempotency_hours: int = Field(
-        24, ge=1, description="How long an idempotency key is remembered."
-    )
+    idempotency_hours: int = Field(24, ge=1, description="How long an idempotency key is remembered.")

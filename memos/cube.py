@@ -53,9 +53,7 @@ def move(current: State, target: State) -> State:
     """Return ``target`` if the table allows the move, else raise :class:`IllegalTransition`."""
     if target not in LEGAL_MOVES[current]:
         allowed = ", ".join(sorted(LEGAL_MOVES[current])) or "nothing"
-        raise IllegalTransition(
-            f"a cube that is {current} cannot become {target}; it may become: {allowed}"
-        )
+        raise IllegalTransition(f"a cube that is {current} cannot become {target}; it may become: {allowed}")
     return target
 
 

@@ -111,15 +111,11 @@ class MemoryOS:
         self._check_open()
         if expected_version is not None:
             check_count(expected_version, 1 << 31, "expected_version")
-        cube = self._writer.update(
-            self._home(tenant, cube_id, user_id), cube_id, text, metadata, expected_version
-        )
+        cube = self._writer.update(self._home(tenant, cube_id, user_id), cube_id, text, metadata, expected_version)
         self.relay.wake()
         return cube
 
-    def move(
-        self, tenant: str, cube_id: str, target: State, *, user_id: str | None = None
-    ) -> MemCube:
+    def move(self, tenant: str, cube_id: str, target: State, *, user_id: str | None = None) -> MemCube:
         """Move a cube to another state; ``IllegalTransition`` unless :data:`memos.cube.LEGAL_MOVES` allows it."""
         self._check_open()
         return self._writer.move(self._home(tenant, cube_id, user_id), cube_id, target)
@@ -158,9 +154,7 @@ class MemoryOS:
             top_k=check_count(top_k, self.settings.max_top_k, "top_k"),
             as_of=at,
             reference=at or from_us(now_us()),
-            max_tokens=None
-            if max_tokens is None
-            else check_count(max_tokens, 1 << 31, "max_tokens"),
+            max_tokens=None if max_tokens is None else check_count(max_tokens, 1 << 31, "max_tokens"),
             explain=explain,
         )
         return self._reader.recall(scope, request, filters)
@@ -177,9 +171,7 @@ class MemoryOS:
             raise InvalidInput(f"after must be the id of a memory, not {after!r}")
         return self._reader.page(scope, after, check_count(limit, MAX_PAGE, "limit"))
 
-    def history(
-        self, tenant: str, cube_id: str, *, user_id: str | None = None
-    ) -> Sequence[CubeVersion]:
+    def history(self, tenant: str, cube_id: str, *, user_id: str | None = None) -> Sequence[CubeVersion]:
         """Return every version of a memory, oldest first."""
         self._check_open()
         return self._reader.history(tenant, cube_id, user_id)
@@ -201,9 +193,7 @@ class MemoryOS:
         self._check_open()
         return Exporter(self.database, self.settings.home).export(scope, path, progress)
 
-    def import_(
-        self, scope: Scope, path: Path, *, strict: bool = False, progress: Progress = _silent
-    ) -> ImportReport:
+    def import_(self, scope: Scope, path: Path, *, strict: bool = False, progress: Progress = _silent) -> ImportReport:
         """Read memories from a file (own export, JSON Lines, LoCoMo, chat log, prose), all good lines or none.
 
         Bad lines are left out and reported; under ``strict`` the first one raises ``ImportRefused``.
@@ -270,9 +260,7 @@ class MemoryOS:
         try:
             self.relay.follow(scope)
         except StoreUnavailable:
-            pending = (
-                "vector_index",
-            )  # the outbox keeps it; the relay repeats it until Chroma is back
+            pending = ("vector_index",)  # the outbox keeps it; the relay repeats it until Chroma is back
             self.relay.wake()
         self.database.scrub()
         return receipt.model_copy(update={"pending": pending})

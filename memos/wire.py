@@ -66,18 +66,14 @@ class Wire:
         return [cube.model_dump() for cube in cubes]
 
     def _recall(self, payload: Payload) -> Any:
-        options = {
-            name: payload[name] for name in ("top_k", "filters", "as_of", "max_tokens", "explain")
-        }
+        options = {name: payload[name] for name in ("top_k", "filters", "as_of", "max_tokens", "explain")}
         return self.engine.recall(self._scope(payload), payload["query"], **options).model_dump()
 
     def _get(self, payload: Payload) -> Any:
         return self.engine.get(self._tenant, payload["id"], user_id=payload["user_id"]).model_dump()
 
     def _list(self, payload: Payload) -> Any:
-        cubes = self.engine.list(
-            self._scope(payload), limit=payload["limit"], after=payload["after"]
-        )
+        cubes = self.engine.list(self._scope(payload), limit=payload["limit"], after=payload["after"])
         return [cube.model_dump() for cube in cubes]
 
     def _history(self, payload: Payload) -> Any:
@@ -89,15 +85,11 @@ class Wire:
         return [link.model_dump() for link in links]
 
     def _update(self, payload: Payload) -> Any:
-        options = {
-            name: payload[name] for name in ("user_id", "text", "metadata", "expected_version")
-        }
+        options = {name: payload[name] for name in ("user_id", "text", "metadata", "expected_version")}
         return self.engine.update(self._tenant, payload["id"], **options).model_dump()
 
     def _forget(self, payload: Payload) -> Any:
-        return self.engine.forget(
-            self._tenant, payload["id"], user_id=payload["user_id"]
-        ).model_dump()
+        return self.engine.forget(self._tenant, payload["id"], user_id=payload["user_id"]).model_dump()
 
     def _forget_all(self, payload: Payload) -> Any:
         return self.engine.forget_all(self._scope(payload)).model_dump()
@@ -106,9 +98,7 @@ class Wire:
         return self.engine.export(self._scope(payload), Path(payload["path"]))
 
     def _import(self, payload: Payload) -> Any:
-        report = self.engine.import_(
-            self._scope(payload), Path(payload["path"]), strict=payload["strict"]
-        )
+        report = self.engine.import_(self._scope(payload), Path(payload["path"]), strict=payload["strict"])
         return report.model_dump()
 
     def _stats(self, payload: Payload) -> Any:
@@ -119,9 +109,7 @@ class Wire:
         for name, value in named.items():
             check_name(value, name)
         user_id = named["user_id"] if named["user_id"] is not None else DEFAULT_USER
-        return Scope(
-            tenant=self._tenant, user_id=user_id, agent_id=named["agent_id"], run_id=named["run_id"]
-        )
+        return Scope(tenant=self._tenant, user_id=user_id, agent_id=named["agent_id"], run_id=named["run_id"])
 
 
 def open_embedded(path: str | Path | None, embedder: str | Embedder | None) -> Wire:
@@ -149,7 +137,5 @@ def _settings(given: dict[str, Any]) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:  # a variable of the environment; its value may be a secret
-        wrong = "; ".join(
-            f"MEMOS_{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors()
-        )
+        wrong = "; ".join(f"MEMOS_{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors())
         raise InvalidInput(f"a setting cannot be used: {wrong}") from error

@@ -23,11 +23,7 @@ def test_readme_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_guide_lists_every_setting_with_its_default() -> None:
-    listed = dict(
-        re.findall(
-            r"^\| `MEMOS_(\w+)` \| (.*?) \|", (ROOT / "docs" / "guide.md").read_text(), re.MULTILINE
-        )
-    )
+    listed = dict(re.findall(r"^\| `MEMOS_(\w+)` \| (.*?) \|", (ROOT / "docs" / "guide.md").read_text(), re.MULTILINE))
     defaults = {name.upper(): field.default for name, field in Settings.model_fields.items()}
     assert listed.keys() == defaults.keys()
     shown = {name for name, value in defaults.items() if isinstance(value, int | str)}
@@ -35,9 +31,7 @@ def test_guide_lists_every_setting_with_its_default() -> None:
 
 
 def test_decision_records_are_numbered_and_short() -> None:
-    records = sorted(
-        path for path in (ROOT / "docs" / "decisions").glob("*.md") if path.name != "README.md"
-    )
+    records = sorted(path for path in (ROOT / "docs" / "decisions").glob("*.md") if path.name != "README.md")
     assert [int(path.name[:3]) for path in records] == list(range(1, len(records) + 1))
     assert all(path.read_text().count("\n") <= 60 for path in records)
 

@@ -34,8 +34,6 @@ def test_sdk_names_stay_light() -> None:
 def loaded_packages(statement: str) -> set[str]:
     """Top-level packages in memory after `statement` ran in a fresh interpreter."""
     probe = f"import sys\n{statement}\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", probe], capture_output=True, text=True, check=False
-    )
+    result = subprocess.run([sys.executable, "-W", "error", "-c", probe], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return set(result.stdout.split())

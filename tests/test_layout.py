@@ -28,7 +28,5 @@ def test_pytest_imports_by_path(pytestconfig: pytest.Config) -> None:
 def test_transformers_ignores_kernels_folder(repository: Path) -> None:
     """A directory called ``kernels`` on the path must not be taken for the package of that name."""
     probe = "from transformers.utils import is_kernels_available; print(is_kernels_available())"
-    result = subprocess.run(
-        [sys.executable, "-c", probe], cwd=repository, capture_output=True, text=True, check=False
-    )
+    result = subprocess.run([sys.executable, "-c", probe], cwd=repository, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout.strip()) == (0, "False"), result.stderr

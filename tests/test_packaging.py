@@ -48,10 +48,7 @@ def test_engine_wheel_holds_packages(engine_wheel: Path) -> None:
 
 
 def test_engine_wheel_holds_migrations(engine_wheel: Path, repository: Path) -> None:
-    sources = {
-        path.relative_to(repository / "migrations")
-        for path in (repository / "migrations").rglob("*.py")
-    }
+    sources = {path.relative_to(repository / "migrations") for path in (repository / "migrations").rglob("*.py")}
     assert sources
     assert {f"memos/_migrations/{path.as_posix()}" for path in sources} <= file_names(engine_wheel)
 
@@ -61,11 +58,7 @@ def test_engine_wheel_migrates_store(engine_wheel: Path, tmp_path: Path) -> None
     installed = tmp_path / "installed"
     with ZipFile(engine_wheel) as archive:
         archive.extractall(installed)
-    probe = (
-        "import memos.store.database as module\n"
-        "module.Database('sqlite:///new.db').close()\n"
-        "print(module.__file__)"
-    )
+    probe = "import memos.store.database as module\nmodule.Database('sqlite:///new.db').close()\nprint(module.__file__)"
     environment = os.environ | {"PYTHONPATH": str(installed)}
     result = subprocess.run(
         [sys.executable, "-c", probe],
@@ -105,17 +98,13 @@ def test_versions_agree(engine_wheel: Path, sdk_wheel: Path) -> None:
 def test_constraints_pin_everything(repository: Path) -> None:
     """One exact version for each direct dependency, within the range that its project declares."""
     lines = (repository / "constraints.txt").read_text().splitlines()
-    matches = [
-        re.fullmatch(r"([\w.-]+)==([0-9][0-9a-z.]*)", line) for line in lines if line[:1] != "#"
-    ]
+    matches = [re.fullmatch(r"([\w.-]+)==([0-9][0-9a-z.]*)", line) for line in lines if line[:1] != "#"]
     assert all(matches), "a line that is neither a comment nor NAME==VERSION"
     pins = {canonicalize_name(match[1]): match[2] for match in matches if match}
     for requirement in declared_requirements(repository):
         name = canonicalize_name(requirement.name)
         if name not in OURS | UNPINNED:
-            assert requirement.specifier.contains(pins[name]), (
-                f"{requirement} but {name}=={pins[name]}"
-            )
+            assert requirement.specifier.contains(pins[name]), f"{requirement} but {name}=={pins[name]}"
 
 
 def declared_requirements(repository: Path) -> list[Requirement]:
@@ -154,11 +143,7 @@ def file_names(wheel: Path) -> set[str]:
 
 def top_level(names: set[str]) -> set[str]:
     """First path components other than the wheel's own metadata."""
-    return {
-        first
-        for first in (name.partition("/")[0] for name in names)
-        if not first.endswith(".dist-info")
-    }
+    return {first for first in (name.partition("/")[0] for name in names) if not first.endswith(".dist-info")}
 
 
 def metadata(wheel: Path) -> Message:

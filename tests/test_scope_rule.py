@@ -62,15 +62,11 @@ def imported_tables(tree: ast.AST) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module == "memos.store.schema":
             names = {alias.name for alias in node.names}
-            found |= names & TABLES | (
-                TABLES if names & {"*", "metadata", "MEMORY_TABLES"} else set()
-            )
+            found |= names & TABLES | (TABLES if names & {"*", "metadata", "MEMORY_TABLES"} else set())
         elif isinstance(node, ast.ImportFrom) and node.module == "memos.store":
             found |= TABLES if any(alias.name == "schema" for alias in node.names) else set()
         elif isinstance(node, ast.Import):
-            found |= (
-                TABLES if any(alias.name == "memos.store.schema" for alias in node.names) else set()
-            )
+            found |= TABLES if any(alias.name == "memos.store.schema" for alias in node.names) else set()
     return found
 
 
@@ -78,10 +74,7 @@ def imported_builders(tree: ast.AST) -> set[str]:
     """Names of sqlalchemy a module can build statements with; the bare package stands for all of them."""
     found: set[str] = set()
     for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.ImportFrom)
-            and (node.module or "").partition(".")[0] == "sqlalchemy"
-        ):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "sqlalchemy":
             names = {alias.name for alias in node.names}
             found |= BUILDERS if names & {"*", "sql"} else names
         elif isinstance(node, ast.Import):
@@ -103,9 +96,7 @@ def raw_sql(tree: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Attribute) and node.attr in RAW and node not in pragmas:
             yield f"line {node.lineno}: {node.attr}"
         if isinstance(node, ast.Import | ast.ImportFrom):
-            modules = (
-                [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
-            )
+            modules = [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
             if {"sqlite3", "psycopg"} & {(module or "").partition(".")[0] for module in modules}:
                 yield f"line {node.lineno}: imports a driver"
 
@@ -122,11 +113,7 @@ def table_methods(tree: ast.AST) -> Iterator[str]:
 def strangers(tree: ast.Module) -> Iterator[str]:
     """Classes that use memory tables without being repositories, and functions that execute on them."""
     for node in tree.body:
-        if (
-            isinstance(node, ast.ClassDef)
-            and names_table(node)
-            and BASE not in map(ast.unparse, node.bases)
-        ):
+        if isinstance(node, ast.ClassDef) and names_table(node) and BASE not in map(ast.unparse, node.bases):
             yield f"line {node.lineno}: {node.name} uses memory tables but is no {BASE}"
         if isinstance(node, ast.FunctionDef) and names_table(node) and executes(node):
             yield f"line {node.lineno}: {node.name} executes outside a repository"

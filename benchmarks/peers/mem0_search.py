@@ -157,8 +157,7 @@ def load_request(path: Path) -> Request:
         raise ValueError("the request has no namespaces")
     return Request(
         namespaces=[
-            load_namespace(number, name, spec)
-            for number, (name, spec) in enumerate(raw["namespaces"].items())
+            load_namespace(number, name, spec) for number, (name, spec) in enumerate(raw["namespaces"].items())
         ],
         top_k=raw["top_k"],
         store=raw["store"],
@@ -237,9 +236,7 @@ def rank(results: list[dict[str, Any]], user_id: str) -> list[int]:
     return [result["metadata"]["index"] for result in results]
 
 
-def search_all(
-    memory: Any, embedder: GivenVectors, namespace: Namespace, top_k: int, answers: Answers
-) -> None:
+def search_all(memory: Any, embedder: GivenVectors, namespace: Namespace, top_k: int, answers: Answers) -> None:
     """Ask every query of a namespace; a blank one, which mem0 refuses, gets an empty list."""
     ranks = answers.ranks[namespace.name] = []
     wanted = min(top_k, len(namespace.texts))
@@ -251,9 +248,7 @@ def search_all(
             continue
         embedder.give(query, vector)
         start = time.perf_counter()
-        found = memory.search(
-            query, filters={"user_id": namespace.user_id}, top_k=top_k, threshold=0.0
-        )
+        found = memory.search(query, filters={"user_id": namespace.user_id}, top_k=top_k, threshold=0.0)
         answers.milliseconds.append((time.perf_counter() - start) * 1000.0)
         ranks.append(rank(found["results"], namespace.user_id))
         answers.short += len(ranks[-1]) < wanted

@@ -39,9 +39,7 @@ def root(
     agent: Agent = None,
     run: Run = None,
     json: Json = False,
-    _: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """Memory for LLM agents: store, recall, forget. Options given here hold for the command that follows."""
     given = {"home": home, "user": user, "agent": agent, "run": run, "json": json}

@@ -20,18 +20,10 @@ def recall(
     filters: Annotated[
         str | None, typer.Option(metavar="JSON", help='Such as \'{"metadata.topic": "travel"}\'.')
     ] = None,
-    as_of: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Ask what held at that time.")
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(metavar="N", help="Limit of --context, in tokens.")
-    ] = None,
-    context: Annotated[
-        bool, typer.Option("--context", help="Print the text block for a prompt.")
-    ] = False,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Show the parts of every score.")
-    ] = False,
+    as_of: Annotated[str | None, typer.Option(metavar="TIME", help="Ask what held at that time.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(metavar="N", help="Limit of --context, in tokens.")] = None,
+    context: Annotated[bool, typer.Option("--context", help="Print the text block for a prompt.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show the parts of every score.")] = False,
 ) -> None:
     """Find the memories that answer a question, best first."""
     with session.memory() as memory:
@@ -61,9 +53,7 @@ def list_(
     session: Session,
     *,
     limit: Annotated[int, typer.Option("--limit", "-n", help="How many at most.")] = 100,
-    after: Annotated[
-        str | None, typer.Option(metavar="ID", help="Begin after this memory.")
-    ] = None,
+    after: Annotated[str | None, typer.Option(metavar="ID", help="Begin after this memory.")] = None,
 ) -> None:
     """List memories in the order they were stored."""
     with session.memory() as memory:
@@ -84,9 +74,7 @@ def stats(session: Session) -> None:
         found = memory.stats(user_id=session.user)
     session.show(
         found,
-        lambda: output.pairs(
-            {name.replace("_", " "): value for name, value in found.model_dump().items()}
-        ),
+        lambda: output.pairs({name.replace("_", " "): value for name, value in found.model_dump().items()}),
     )
 
 

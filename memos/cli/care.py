@@ -47,9 +47,7 @@ def doctor(session: Session) -> None:
 
     with session.progress("looking") as progress:
         report = diagnose(session.settings(), session.embedder, progress=progress)
-    session.show(
-        {**report.model_dump(mode="json"), "healthy": report.healthy}, lambda: _findings(report)
-    )
+    session.show({**report.model_dump(mode="json"), "healthy": report.healthy}, lambda: _findings(report))
     if not report.healthy:
         raise typer.Exit(FINDING)
 

@@ -15,9 +15,7 @@ from typer.core import TyperGroup
 from memos.cli.failures import exits, problem
 from memos.cli.session import Session, print_json
 
-Home = Annotated[
-    Path | None, typer.Option(help="Data directory; default: MEMOS_HOME, or the platform's.")
-]
+Home = Annotated[Path | None, typer.Option(help="Data directory; default: MEMOS_HOME, or the platform's.")]
 User = Annotated[str | None, typer.Option(help="Whose memory; default: `default`.")]
 Agent = Annotated[str | None, typer.Option(help="Only this agent's.")]
 Run = Annotated[str | None, typer.Option(help="Only this run's (session's).")]
@@ -41,9 +39,7 @@ class Group(TyperGroup):
         """Parse the arguments and run the command they name."""
 
         def run(*, alone: bool) -> Any:
-            return super(Group, self).main(
-                args, prog_name, complete_var, alone, windows_expand_args, **extra
-            )
+            return super(Group, self).main(args, prog_name, complete_var, alone, windows_expand_args, **extra)
 
         given = sys.argv[1:] if args is None else args
         if "--json" not in given or not standalone_mode:
@@ -67,9 +63,7 @@ def common(function: Callable[..., Any], names: Sequence[str]) -> inspect.Signat
         inspect.Parameter("_context", kind, annotation=typer.Context),
         *(parameter.replace(kind=kind, annotation=hints[parameter.name]) for parameter in own),
         *(
-            inspect.Parameter(
-                name, kind, default=False if name == "json" else None, annotation=COMMON[name]
-            )
+            inspect.Parameter(name, kind, default=False if name == "json" else None, annotation=COMMON[name])
             for name in names
         ),
     ]
@@ -100,6 +94,4 @@ def command(
 
 def narrowed(session: Session | None, given: dict[str, Any]) -> Session:
     """Return a session with the options given to a command over those given before it."""
-    return replace(
-        session or Session(), **{key: value for key, value in given.items() if value or value == ""}
-    )
+    return replace(session or Session(), **{key: value for key, value in given.items() if value or value == ""})

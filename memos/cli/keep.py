@@ -28,25 +28,17 @@ def parse_object(text: str | None) -> dict[str, Any] | None:
 
 
 Identifier = Annotated[str, typer.Argument(metavar="ID", help="The memory's id.")]
-Metadata = Annotated[
-    str | None, typer.Option(metavar="JSON", help="A JSON object kept beside the text.")
-]
+Metadata = Annotated[str | None, typer.Option(metavar="JSON", help="A JSON object kept beside the text.")]
 
 
 def store(
     session: Session,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What to remember; - reads stdin.")],
     *,
-    lines: Annotated[
-        bool, typer.Option("--lines", help="Store each line of the text by itself.")
-    ] = False,
+    lines: Annotated[bool, typer.Option("--lines", help="Store each line of the text by itself.")] = False,
     metadata: Metadata = None,
-    event_time: Annotated[
-        str | None, typer.Option(metavar="TIME", help="When it happened (ISO 8601).")
-    ] = None,
-    expires_at: Annotated[
-        str | None, typer.Option(metavar="TIME", help="When it stops to hold.")
-    ] = None,
+    event_time: Annotated[str | None, typer.Option(metavar="TIME", help="When it happened (ISO 8601).")] = None,
+    expires_at: Annotated[str | None, typer.Option(metavar="TIME", help="When it stops to hold.")] = None,
     infer: Annotated[bool, typer.Option(help="Have a note constructed from it.")] = True,
     idempotency_key: Annotated[
         str | None, typer.Option(metavar="KEY", help="Repeating the call stores nothing new.")
@@ -99,9 +91,7 @@ def forget(
     session: Session,
     cube_id: Annotated[str | None, typer.Argument(metavar="ID", help="The memory's id.")] = None,
     *,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Forget all memories of the user, agent or run.")
-    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Forget all memories of the user, agent or run.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete a memory, or all of them, everywhere."""

@@ -104,9 +104,7 @@ class Session:
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         hidden = self.json or not self.err.is_terminal
-        with Bars(
-            *columns, TimeRemainingColumn(), console=self.err, transient=True, disable=hidden
-        ) as bars:
+        with Bars(*columns, TimeRemainingColumn(), console=self.err, transient=True, disable=hidden) as bars:
             bar = bars.add_task(task, total=None)
             yield lambda done, total: bars.update(bar, completed=done, total=total)
 

@@ -27,9 +27,7 @@ def demo(session: Session) -> None:
 def bench(
     session: Session,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Which one to run.")] = None,
-    arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="-- ARGS", help="Passed on to it.")
-    ] = None,
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="-- ARGS", help="Passed on to it.")] = None,
 ) -> None:
     """List the benchmarks of a checkout, or run one."""
     scripts = _benchmarks(Path(memos.__file__).resolve().parent.parent / "benchmarks")
@@ -39,9 +37,7 @@ def bench(
         return
     if name not in scripts:
         raise typer.BadParameter(f"no benchmark {name!r}; there are: {', '.join(scripts)}")
-    done = subprocess.run(
-        [sys.executable, str(scripts[name][0]), *(arguments or [])], check=False
-    ).returncode
+    done = subprocess.run([sys.executable, str(scripts[name][0]), *(arguments or [])], check=False).returncode
     if done:
         raise typer.Exit(done if done > 0 else 128 - done)
 

@@ -37,9 +37,7 @@ def traces(folder: Path, pieces: Iterable[bytes]) -> dict[str, int]:
 
 def unique_fragments(batches: Iterable[Batch]) -> list[bytes]:
     """Return pieces of the memory to be forgotten that no other memory holds."""
-    texts = {
-        reference(item["metadata"]): str(item["text"]) for batch in batches for item in batch.items
-    }
+    texts = {reference(item["metadata"]): str(item["text"]) for batch in batches for item in batch.items}
     return fragments(texts.pop(PLACE), texts.values())
 
 

@@ -117,10 +117,5 @@ def _chapters(book: str) -> Iterator[Batch]:
 
 
 def _about_alice(text: str, answer: str, chapters: list[Batch]) -> Question:
-    places = [
-        reference(item["metadata"])
-        for chapter in chapters
-        for item in chapter.items
-        if answer in item["text"]
-    ]
+    places = [reference(item["metadata"]) for chapter in chapters for item in chapter.items if answer in item["text"]]
     return Question(READER, text, answer, tuple(places))

@@ -20,18 +20,14 @@ from memos_sdk.errors import InvalidInput
 Report = dict[str, Any]
 
 
-def run_demo(
-    console: Console, *, json: bool = False, embedder: Embedder | None = None
-) -> dict[str, Any]:
+def run_demo(console: Console, *, json: bool = False, embedder: Embedder | None = None) -> dict[str, Any]:
     """Store, ask, explain, forget and reopen in a temporary store; show it as it happens, return what was shown.
 
     With ``json`` nothing is printed but the returned data. Without ``embedder`` the bundled model is used.
     """
     settings = Settings()
     if settings.database_url or settings.chroma_url:
-        raise InvalidInput(
-            "the demo works in a store of its own: unset MEMOS_DATABASE_URL and MEMOS_CHROMA_URL"
-        )
+        raise InvalidInput("the demo works in a store of its own: unset MEMOS_DATABASE_URL and MEMOS_CHROMA_URL")
     screen = Console(quiet=True) if json else console
     with TemporaryDirectory(prefix="memos-demo-") as folder:
         timed = TimedEmbedder(embedder or LocalEmbedder())
@@ -45,9 +41,7 @@ def run_demo(
 class _Demo:
     """One run: the store's folder, the clock, and the two times the store is opened."""
 
-    def __init__(
-        self, folder: Path, embedder: TimedEmbedder, screen: Console, *, progress: bool
-    ) -> None:
+    def __init__(self, folder: Path, embedder: TimedEmbedder, screen: Console, *, progress: bool) -> None:
         self._watch = Stopwatch()
         self._folder = folder
         self._screen = screen
@@ -78,9 +72,7 @@ class _Demo:
         with self._watch.measure("storing"):
             stored = steps.store(memory, batches, progress=self._progress)
         self._watch.move("storing", "embedding", self._embedder.seconds - embedding)
-        stored["namespaces"] = [
-            memory.stats(user_id=user_id).model_dump(mode="json") for user_id in (FRIENDS, READER)
-        ]
+        stored["namespaces"] = [memory.stats(user_id=user_id).model_dump(mode="json") for user_id in (FRIENDS, READER)]
         self._report["stored"] = stored
         show.stored(self._screen, stored)
 
@@ -136,9 +128,7 @@ def _glance(memory: Memory, questions: list[Question]) -> Report:
     return {
         "memories": sum(memory.stats(user_id=user).memories for user in (FRIENDS, READER)),
         "answers": {
-            question.text: [
-                hit.id for hit in memory.recall(question.text, user_id=question.user_id).hits
-            ]
+            question.text: [hit.id for hit in memory.recall(question.text, user_id=question.user_id).hits]
             for question in asked
         },
     }

@@ -152,9 +152,7 @@ def _ranks(evidence: Mapping[str, int | None]) -> Text:
     ranks = sorted(rank for rank in evidence.values() if rank is not None)
     missing = len(evidence) - len(ranks)
     shown = ", ".join(map(str, ranks)) or "none"
-    return Text(
-        shown + (f" (+{missing} below 10)" if missing and ranks else ""), "" if ranks else "red"
-    )
+    return Text(shown + (f" (+{missing} below 10)" if missing and ranks else ""), "" if ranks else "red")
 
 
 def _newest(result: Data) -> str:

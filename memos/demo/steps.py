@@ -27,9 +27,7 @@ def store(memory: Memory, batches: Sequence[Batch], *, progress: bool) -> dict[s
     """Store every batch, with a progress bar on stderr if wished."""
     columns = (TextColumn("Storing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     count = sum(len(batch.items) for batch in batches)
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, disable=not progress
-    ) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not progress) as bar:
         task = bar.add_task("store", total=count)
         for batch in batches:
             for start in range(0, len(batch.items), _SLICE):  # a bar that moves
@@ -102,13 +100,10 @@ def excerpt(text: str, question: str) -> str:
     return ("… " if first else "") + " ".join(sentences[first:])
 
 
-def _newest_first(
-    evidence: Mapping[str, int | None], superseded: Mapping[str, int | None]
-) -> bool | None:
+def _newest_first(evidence: Mapping[str, int | None], superseded: Mapping[str, int | None]) -> bool | None:
     """Return whether the fact as it stands is above the fact as it was, ``None`` where neither was found."""
     now, before = (
-        min((rank for rank in ranks.values() if rank is not None), default=TOP + 1)
-        for ranks in (evidence, superseded)
+        min((rank for rank in ranks.values() if rank is not None), default=TOP + 1) for ranks in (evidence, superseded)
     )
     return None if now == before else now < before
 
@@ -119,9 +114,7 @@ def _newest_first(
 def explain(memory: Memory) -> dict[str, Any]:
     """Take the scores of the three best hits apart."""
     result = memory.recall(_WORKED_EXAMPLE, user_id=FRIENDS, top_k=3, explain=True)
-    hits = [
-        {**seen(hit, _WORKED_EXAMPLE), "parts": (hit.why or {})["parts"]} for hit in result.hits
-    ]
+    hits = [{**seen(hit, _WORKED_EXAMPLE), "parts": (hit.why or {})["parts"]} for hit in result.hits]
     return {"question": _WORKED_EXAMPLE, "hits": hits, "timings": result.timings}
 
 
@@ -138,10 +131,7 @@ def narrow(memory: Memory) -> list[dict[str, Any]]:
         {
             "question": question,
             "options": options,
-            "hits": [
-                seen(hit, question)
-                for hit in memory.recall(question, user_id=FRIENDS, top_k=2, **options).hits
-            ],
+            "hits": [seen(hit, question) for hit in memory.recall(question, user_id=FRIENDS, top_k=2, **options).hits],
         }
         for question, options in cases
     ]

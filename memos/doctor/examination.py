@@ -24,9 +24,7 @@ def _silent(done: int, total: int) -> None:
     """Report no progress."""
 
 
-def diagnose(
-    settings: Settings, embedder: Embedder | None = None, *, progress: Progress = _silent
-) -> DoctorReport:
+def diagnose(settings: Settings, embedder: Embedder | None = None, *, progress: Progress = _silent) -> DoctorReport:
     """Look at a store that this process has not opened, whatever state it is in.
 
     One that another process holds is read beside it, all but the embedded index.
@@ -38,9 +36,7 @@ def diagnose(
     lock, held = _lock(settings)
     database = index = None
     try:
-        database = Database(
-            settings.database_url or f"sqlite:///{home / 'memos.db'}", migrate=False
-        )
+        database = Database(settings.database_url or f"sqlite:///{home / 'memos.db'}", migrate=False)
         if lock is not None or settings.chroma_url is not None:
             index = VectorIndex(home / "chroma", settings.chroma_url)
         chosen = embedder or make_embedder(settings)
@@ -104,9 +100,7 @@ def _noting(findings: list[Finding], name: str) -> Iterator[None]:
         findings.append(error(name, failure.message))
 
 
-def _report(
-    settings: Settings, findings: Sequence[Finding], healths: Sequence[NamespaceHealth] = ()
-) -> DoctorReport:
+def _report(settings: Settings, findings: Sequence[Finding], healths: Sequence[NamespaceHealth] = ()) -> DoctorReport:
     home = settings.home.expanduser()
     sizes, free = storage.sizes(home), storage.free_bytes(home)
     return DoctorReport(

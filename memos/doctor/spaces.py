@@ -76,11 +76,7 @@ class Spaces:
         lagging = [health for health in self.healths if health.index_lag]
         wrong = _named(
             self.healths,
-            lambda health: (
-                health.indexed is not None
-                and not health.index_lag
-                and health.indexed != health.counted
-            ),
+            lambda health: health.indexed is not None and not health.index_lag and health.indexed != health.counted,
         )
         if wrong:
             return error("index", f"incomplete for {wrong}; run `memos reindex`")
@@ -95,9 +91,7 @@ class Spaces:
         return ok("index", "every collection is complete")
 
 
-def _counted(
-    connection: Connection, space: Namespace, serving: EmbedderRow | None
-) -> NamespaceHealth:
+def _counted(connection: Connection, space: Namespace, serving: EmbedderRow | None) -> NamespaceHealth:
     present = namespaces.read(connection, space.id)
     rows = Health(connection, space.id)
     return NamespaceHealth(
@@ -112,9 +106,7 @@ def _counted(
     )
 
 
-def _named(
-    healths: Sequence[NamespaceHealth], wrong: Callable[[NamespaceHealth], bool]
-) -> str | None:
+def _named(healths: Sequence[NamespaceHealth], wrong: Callable[[NamespaceHealth], bool]) -> str | None:
     """Return the names of the namespaces that are wrong, ``None`` if there are none."""
     names = [health.name for health in healths if wrong(health)]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""

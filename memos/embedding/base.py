@@ -39,9 +39,7 @@ class Embedder(Protocol):
 def unit_rows(vectors: NDArray[np.float32], expected: int | None = None) -> NDArray[np.float32]:
     """Scale rows to unit length; refuse NaN, infinities, zero rows and a wrong width."""
     if vectors.ndim != 2 or (expected is not None and vectors.shape[1] != expected):
-        raise EmbedderUnavailable(
-            f"the embedder answered with shape {vectors.shape}, expected [n, {expected}]"
-        )
+        raise EmbedderUnavailable(f"the embedder answered with shape {vectors.shape}, expected [n, {expected}]")
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     if not np.isfinite(norms).all() or (norms == 0).any():
         raise EmbedderUnavailable("the embedder answered with a zero or non-finite vector")

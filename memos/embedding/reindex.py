@@ -24,9 +24,7 @@ Progress = Callable[[int, int], None]
 class Reindexer:
     """Makes vectors and collections anew; recall goes on meanwhile."""
 
-    def __init__(
-        self, database: Database, embedder: ServingEmbedder, relay: IndexRelay, views: ViewCache
-    ) -> None:
+    def __init__(self, database: Database, embedder: ServingEmbedder, relay: IndexRelay, views: ViewCache) -> None:
         self._database = database
         self._embedder = embedder
         self._relay = relay
@@ -82,9 +80,7 @@ class Reindexer:
         made = 0
         for namespace in spaces:
             batch = BATCH
-            while (
-                batch == BATCH
-            ):  # a short batch has caught up; writers who keep on do not keep this from ending
+            while batch == BATCH:  # a short batch has caught up; writers who keep on do not keep this from ending
                 batch = self._embed_batch(namespace.id, embedder, embedder_id)
                 made += batch
                 progress(made, max(total, made))
@@ -99,12 +95,8 @@ class Reindexer:
         with self._database.write() as connection:
             namespaces.lock(connection, namespace_id)
             repository = CubeRepository(connection, namespace_id)
-            present = repository.existing(
-                [cube_id for cube_id, _, _ in missing]
-            )  # some may be forgotten by now
-            rows = [
-                (item[0], item[1], vector) for item, vector in zip(missing, vectors, strict=True)
-            ]
+            present = repository.existing([cube_id for cube_id, _, _ in missing])  # some may be forgotten by now
+            rows = [(item[0], item[1], vector) for item, vector in zip(missing, vectors, strict=True)]
             repository.add_vectors([row for row in rows if row[0] in present], embedder_id)
         return len(missing)
 
@@ -112,12 +104,8 @@ class Reindexer:
         """Change over; return the namespaces with the collections that served them until now."""
         with self._database.write() as connection:
             embedder_table.hold(connection)
-            indexed = [
-                space for space in namespaces.every(connection) if _leaves(space, embedder_id)
-            ]
-            namespaces.forget_all_indexes(
-                connection
-            )  # locks every namespace: no writer is under way from here on
+            indexed = [space for space in namespaces.every(connection) if _leaves(space, embedder_id)]
+            namespaces.forget_all_indexes(connection)  # locks every namespace: no writer is under way from here on
             for namespace in list(namespaces.every(connection)):
                 repository = CubeRepository(connection, namespace.id)
                 _embed_rest(repository, embedder, embedder_id)

@@ -34,9 +34,7 @@ STOP_WORDS = frozenset(
 
 def terms(text: str) -> list[str]:
     """Return the stems of the content words of ``text``, in order, repeats kept."""
-    stems: list[str] = _stemmer().stemWords(
-        [word for word in words(text) if word not in STOP_WORDS]
-    )
+    stems: list[str] = _stemmer().stemWords([word for word in words(text) if word not in STOP_WORDS])
     return stems
 
 

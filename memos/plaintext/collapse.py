@@ -47,9 +47,7 @@ def collapse(items: Sequence[tuple[str, NDArray[np.float32]]], limit: int) -> li
     return [Collapsed(index, tuple(duplicates[index])) for index in kept]
 
 
-def _twin(
-    index: int, close: Sequence[int], items: Sequence[tuple[str, NDArray[np.float32]]]
-) -> int | None:
+def _twin(index: int, close: Sequence[int], items: Sequence[tuple[str, NDArray[np.float32]]]) -> int | None:
     """Return the first of the ``close`` items that says the same; words are compared only where vectors agree."""
     if not close:
         return None

@@ -17,23 +17,16 @@ MONTHS = {
     )
 }
 WEEKDAYS = {
-    name: number
-    for number, name in enumerate(
-        "monday tuesday wednesday thursday friday saturday sunday".split()
-    )
+    name: number for number, name in enumerate("monday tuesday wednesday thursday friday saturday sunday".split())
 }
 NUMBERS = {
     name: number
-    for number, name in enumerate(
-        "a two three four five six seven eight nine ten eleven twelve".split(), 1
-    )
+    for number, name in enumerate("a two three four five six seven eight nine ten eleven twelve".split(), 1)
 } | {"an": 1, "one": 1}
 
 _MONTH = "|".join(MONTHS)
 #: "may" is a verb more often than a month: alone it counts only with a capital or after one of these words.
-_BARE_MONTH = re.compile(
-    rf"\b(?:(?P<lead>in|last|this|since|until|during|of)\s+)?(?P<month>{_MONTH})\b", re.I
-)
+_BARE_MONTH = re.compile(rf"\b(?:(?P<lead>in|last|this|since|until|during|of)\s+)?(?P<month>{_MONTH})\b", re.I)
 _FULL_DATE = re.compile(
     rf"\b(?:(?P<day>[0-3]?\d)(?:st|nd|rd|th)?(?:\s+of)?\s+(?P<month>{_MONTH})"
     rf"|(?P<month2>{_MONTH})\s+(?P<day2>[0-3]?\d)(?:st|nd|rd|th)?\b)(?:,?\s+(?P<year>(?:19|20)\d\d))?",
@@ -42,12 +35,8 @@ _FULL_DATE = re.compile(
 _MONTH_YEAR = re.compile(rf"\b(?P<month>{_MONTH}),?\s+(?:of\s+)?(?P<year>(?:19|20)\d\d)\b", re.I)
 _ISO = re.compile(r"\b(?P<year>(?:19|20)\d\d)-(?P<month>[01]\d)(?:-(?P<day>[0-3]\d))?\b")
 _YEAR = re.compile(r"\b(?:19|20)\d\d\b")
-_AGO = re.compile(
-    rf"\b(?P<count>\d+|{'|'.join(NUMBERS)})\s+(?P<unit>day|week|month|year)s?\s+ago\b", re.I
-)
-_LAST = re.compile(
-    rf"\b(?P<which>last|this|past)\s+(?P<unit>week|month|year|{'|'.join(WEEKDAYS)})\b", re.I
-)
+_AGO = re.compile(rf"\b(?P<count>\d+|{'|'.join(NUMBERS)})\s+(?P<unit>day|week|month|year)s?\s+ago\b", re.I)
+_LAST = re.compile(rf"\b(?P<which>last|this|past)\s+(?P<unit>week|month|year|{'|'.join(WEEKDAYS)})\b", re.I)
 _DAY = re.compile(r"\b(?P<day>today|yesterday)\b", re.I)
 
 FULL, NEAR, YEAR_ONLY = 1.0, 0.5, 0.3
@@ -89,9 +78,7 @@ def _dates(question: str, years: range) -> Iterator[Period]:
         yield _months(int(match["year"]), MONTHS[match["month"].lower()], 1, FULL)
     for match in _ISO.finditer(question):
         if 1 <= int(match["month"]) <= 12:
-            yield from _day_and_month(
-                int(match["year"]), int(match["month"]), int(match["day"] or 0)
-            )
+            yield from _day_and_month(int(match["year"]), int(match["month"]), int(match["day"] or 0))
 
 
 def _day_and_month(year: int, month: int, day: int) -> Iterator[Period]:

@@ -57,9 +57,7 @@ class Test:
         distinct, codes = columns.coded(self.field)
         holds = OPERATORS[self.operator]
         missing = self.operator in NEGATIVE
-        verdicts = np.fromiter(
-            (holds(value, self.operand) for value in distinct), bool, len(distinct)
-        )
+        verdicts = np.fromiter((holds(value, self.operand) for value in distinct), bool, len(distinct))
         spread: Mask = np.append(verdicts, missing)[codes]
         return spread
 
@@ -138,29 +136,19 @@ def _check_field(key: Any) -> str:
     if isinstance(key, str) and key.startswith("$"):
         raise InvalidFilter(f"unknown operator {key!r}; at this place $and, $or and $not are known")
     known = HEADER_FIELDS | TIME_FIELDS
-    if not isinstance(key, str) or not (
-        key in known or (key.startswith("metadata.") and key != "metadata.")
-    ):
-        raise InvalidFilter(
-            f"unknown field {key!r}; use metadata.NAME or one of {', '.join(sorted(known))}"
-        )
+    if not isinstance(key, str) or not (key in known or (key.startswith("metadata.") and key != "metadata.")):
+        raise InvalidFilter(f"unknown field {key!r}; use metadata.NAME or one of {', '.join(sorted(known))}")
     return key
 
 
 def _test(field: str, operator: str, operand: Any) -> Test:
     if operator not in OPERATORS:
-        raise InvalidFilter(
-            f"unknown operator {operator!r} on {field}; known: {' '.join(OPERATORS)}"
-        )
+        raise InvalidFilter(f"unknown operator {operator!r} on {field}; known: {' '.join(OPERATORS)}")
     many = operator in ("$in", "$nin")
     if many and not isinstance(operand, list | tuple):
         raise InvalidFilter(f"{operator} on {field} needs a list")
-    if operator in ORDERED and (
-        isinstance(operand, bool) or not isinstance(operand, int | float | str | datetime)
-    ):
-        raise InvalidFilter(
-            f"{operator} on {field} needs a number, a string or a time, not {type(operand).__name__}"
-        )
+    if operator in ORDERED and (isinstance(operand, bool) or not isinstance(operand, int | float | str | datetime)):
+        raise InvalidFilter(f"{operator} on {field} needs a number, a string or a time, not {type(operand).__name__}")
     _check_operand(field, operand, depth=0)
     if field in TIME_FIELDS:
         operand = [_micros(field, item) for item in operand] if many else _micros(field, operand)
@@ -199,9 +187,7 @@ def _equal(stored: Any, operand: Any) -> bool:
     if isinstance(stored, list) and isinstance(operand, list | tuple):
         return len(stored) == len(operand) and all(map(_equal, stored, operand))
     if isinstance(stored, dict) and isinstance(operand, Mapping):
-        return stored.keys() == operand.keys() and all(
-            _equal(value, operand[name]) for name, value in stored.items()
-        )
+        return stored.keys() == operand.keys() and all(_equal(value, operand[name]) for name, value in stored.items())
     return isinstance(stored, bool) == isinstance(operand, bool) and bool(stored == operand)
 
 

@@ -13,9 +13,7 @@ from memos.config import Settings
 from memos.cube import MAX_NAME_LENGTH, NewMemory, Scope, check_name
 from memos.errors import InvalidInput, InvalidText, MemosError
 
-_FIELDS = frozenset(
-    {"text", "metadata", "event_time", "expires_at", "agent_id", "run_id", "infer", "source"}
-)
+_FIELDS = frozenset({"text", "metadata", "event_time", "expires_at", "agent_id", "run_id", "infer", "source"})
 _SURROGATE = re.compile("[\ud800-\udfff]")
 #: NUL as JSON writes it: after an even number of backslashes, which stand for themselves.
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -33,9 +31,7 @@ def check_memory(item: Any, scope: Scope, settings: Settings) -> NewMemory:
         raise InvalidInput(f"a memory must be an object with a text, not {type(item).__name__}")
     unknown = sorted(str(key) for key in item if key not in _FIELDS)
     if unknown:
-        raise InvalidInput(
-            f"unknown field {unknown[0]!r}; a memory has {', '.join(sorted(_FIELDS))}"
-        )
+        raise InvalidInput(f"unknown field {unknown[0]!r}; a memory has {', '.join(sorted(_FIELDS))}")
     text = check_text(item.get("text"), settings.max_text_bytes)
     infer = item.get("infer", True)
     if not isinstance(infer, bool):
@@ -60,9 +56,7 @@ def check_batch(items: Any, scope: Scope, settings: Settings) -> list[NewMemory]
     if isinstance(items, str | bytes | Mapping) or not isinstance(items, Sequence):
         raise InvalidInput("store_many needs a list of memories")
     if len(items) > settings.max_batch:
-        raise InvalidInput(
-            f"a batch holds {settings.max_batch} memories at most, this one {len(items)}"
-        )
+        raise InvalidInput(f"a batch holds {settings.max_batch} memories at most, this one {len(items)}")
     return [_check_item(index, item, scope, settings) for index, item in enumerate(items)]
 
 
@@ -82,9 +76,7 @@ def check_text(text: Any, limit: int) -> str:
     _check_characters(text, "text")
     size = len(text.encode())
     if size > limit:
-        raise InvalidText(
-            f"text has {size} bytes, the limit is {limit}; split it into several memories"
-        )
+        raise InvalidText(f"text has {size} bytes, the limit is {limit}; split it into several memories")
     return text
 
 
@@ -116,11 +108,7 @@ def _depth(value: Any) -> int:
     depth, level = 0, [value]
     while level := [item for item in level if isinstance(item, dict | list)]:
         depth += 1
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
+        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
     return depth
 
 
@@ -146,9 +134,7 @@ def _check_characters(text: str, what: str) -> None:
         raise InvalidText(f"{what} holds a NUL character at offset {nul}; remove it")
     lone = _SURROGATE.search(text)
     if lone:
-        raise InvalidText(
-            f"{what} holds a lone surrogate at offset {lone.start()}: it is not valid Unicode text"
-        )
+        raise InvalidText(f"{what} holds a lone surrogate at offset {lone.start()}: it is not valid Unicode text")
 
 
 def check_count(value: Any, most: int, name: str) -> int:

@@ -59,17 +59,13 @@ class Ranking:
     parts: Mapping[str, Scores] = field(default_factory=dict)
 
 
-def rank(
-    view: NamespaceView, query: Query, allowed: NDArray[np.bool_], nearest: Rows | None = None
-) -> Ranking:
+def rank(view: NamespaceView, query: Query, allowed: NDArray[np.bool_], nearest: Rows | None = None) -> Ranking:
     """Rank the ``allowed`` rows (bool ``[rows]``) of a view.
 
     ``nearest`` are dense candidates an index has already found; without them the allowed rows are scanned exactly.
     """
     idf = {term: view.lexical.idf(term) for term in query.terms}
-    cosines = Cosines(
-        view, query.vector, scan=nearest is None and 2 * int(allowed.sum()) > len(view)
-    )
+    cosines = Cosines(view, query.vector, scan=nearest is None and 2 * int(allowed.sum()) > len(view))
     rows = candidates(view, query, idf, allowed, nearest, cosines)
     around = neighbours(view, rows)
     weights = borrowing(view, rows, around)
@@ -187,9 +183,7 @@ def dense(cosines: Cosines, rows: Rows, around: Rows, weights: Scores) -> Scores
     return mixed
 
 
-def lexical(
-    view: NamespaceView, idf: Mapping[str, float], rows: Rows, around: Rows, weights: Scores
-) -> Scores:
+def lexical(view: NamespaceView, idf: Mapping[str, float], rows: Rows, around: Rows, weights: Scores) -> Scores:
     """Return BM25F of each row and its neighbourhood, as a share of the question's idf mass.
 
     Counts of the neighbours are added with their weights before saturation (Zaragoza et al., TREC 2004, the fields

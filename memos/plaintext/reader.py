@@ -51,22 +51,16 @@ logger = logging.getLogger(__name__)
 class NoteReader:
     """Answers questions from the views; falls back to exact scans whenever the vector index cannot help."""
 
-    def __init__(
-        self, database: Database, embedder: ServingEmbedder, index: VectorIndex, views: ViewCache
-    ) -> None:
+    def __init__(self, database: Database, embedder: ServingEmbedder, index: VectorIndex, views: ViewCache) -> None:
         self._database = database
         self._embedder = embedder
         self._index = index
         self._views = views
 
-    def recall(
-        self, scope: Scope, request: RecallRequest, filters: Mapping[str, Any] | None
-    ) -> RecallResult:
+    def recall(self, scope: Scope, request: RecallRequest, filters: Mapping[str, Any] | None) -> RecallResult:
         """Return the memories of the scope that answer a question."""
         condition = _narrowed(filter_grammar.parse(filters), scope)
-        return self._embedder.steady(
-            lambda embedder: self._recall(scope, request, condition, embedder)
-        )
+        return self._embedder.steady(lambda embedder: self._recall(scope, request, condition, embedder))
 
     def _recall(
         self, scope: Scope, request: RecallRequest, condition: Condition | None, embedder: Embedder
@@ -77,9 +71,7 @@ class NoteReader:
             return RecallResult(hits=(), context="")
         question = self._understand(home, request)
         clock.lap("understand")
-        vector = embedder.embed([question.bare])[
-            0
-        ]  # no lock or snapshot is held while a model runs
+        vector = embedder.embed([question.bare])[0]  # no lock or snapshot is held while a model runs
         clock.lap("embed")
         with self._opened(home, embedder) as opened:
             clock.lap("view")
@@ -99,11 +91,7 @@ class NoteReader:
         """Return up to ``limit`` memories in the order they were stored, beginning after id ``after``."""
         with self._database.read() as connection:
             namespace = namespaces.find(connection, scope)
-            return (
-                []
-                if namespace is None
-                else CubeRepository(connection, namespace.id).page(scope, after, limit)
-            )
+            return [] if namespace is None else CubeRepository(connection, namespace.id).page(scope, after, limit)
 
     def history(self, tenant: str, cube_id: str, user_id: str | None) -> list[CubeVersion]:
         """Return every version of a memory, oldest first."""
@@ -186,16 +174,12 @@ class _Opened:
     view: NamespaceView
 
 
-def _answer(
-    opened: _Opened, ranking: Ranking, request: RecallRequest, embedder: Embedder
-) -> RecallResult:
+def _answer(opened: _Opened, ranking: Ranking, request: RecallRequest, embedder: Embedder) -> RecallResult:
     wanted = request.top_k + SPARE
     chosen = _hits(opened, head(ranking, wanted), request)
     if len(chosen) < request.top_k and wanted < len(ranking.rows):
         chosen = _hits(opened, ranking, request)  # so many duplicates that they left a gap
-    return RecallResult(
-        hits=chosen, context=context(chosen, request.max_tokens, embedder.count_tokens)
-    )
+    return RecallResult(hits=chosen, context=context(chosen, request.max_tokens, embedder.count_tokens))
 
 
 def _hits(opened: _Opened, ranking: Ranking, request: RecallRequest) -> tuple[Hit, ...]:
@@ -225,17 +209,13 @@ class Stopwatch:
 def _narrowed(condition: Condition | None, scope: Scope) -> Condition | None:
     """Add the scope's agent and run to a filter."""
     named = {"agent_id": scope.agent_id, "run_id": scope.run_id}
-    parts: list[Condition] = [
-        Test(field, "$eq", value) for field, value in named.items() if value is not None
-    ]
+    parts: list[Condition] = [Test(field, "$eq", value) for field, value in named.items() if value is not None]
     if condition is not None:
         parts.append(condition)
     return AllOf(tuple(parts)) if parts else None
 
 
-def _locate(
-    connection: Connection, tenant: str, cube_id: str, user_id: str | None
-) -> tuple[Scope, CubeRepository]:
+def _locate(connection: Connection, tenant: str, cube_id: str, user_id: str | None) -> tuple[Scope, CubeRepository]:
     scope = locate(connection, tenant, cube_id, user_id)
     namespace = namespaces.find(connection, scope)
     if namespace is None:

@@ -72,9 +72,7 @@ class Found:
     content: Row[Any]
 
 
-def visible(
-    view: NamespaceView, request: RecallRequest, condition: Condition | None, now: int
-) -> NDArray[np.bool_]:
+def visible(view: NamespaceView, request: RecallRequest, condition: Condition | None, now: int) -> NDArray[np.bool_]:
     """Return which rows recall may return, bool ``[rows]``.
 
     Without ``as_of``: newest versions that have not expired. With it: the versions that held at that time.
@@ -85,12 +83,7 @@ def visible(
             allowed = allowed & (view.expires_at > now)
     else:
         at = to_us(request.as_of)
-        allowed = (
-            view.recallable
-            & (view.valid_from <= at)
-            & (at < view.valid_to)
-            & (view.expires_at > at)
-        )
+        allowed = view.recallable & (view.valid_from <= at) & (at < view.valid_to) & (view.expires_at > at)
     return allowed if condition is None else allowed & condition.mask(view.columns)
 
 
@@ -106,9 +99,7 @@ def follow_links(ranking: Ranking, links: Sequence[Link], view: NamespaceView) -
     scores = ranking.scores + inherited
     order = np.argsort(-scores, kind="stable")
     parts = {**ranking.parts, "links": inherited}
-    return Ranking(
-        ranking.rows[order], scores[order], {name: part[order] for name, part in parts.items()}
-    )
+    return Ranking(ranking.rows[order], scores[order], {name: part[order] for name, part in parts.items()})
 
 
 def found(view: NamespaceView, ranking: Ranking, content: Content) -> list[Found]:
@@ -132,9 +123,7 @@ def hits(
     view: NamespaceView, memories: Sequence[Found], links: Sequence[Link], request: RecallRequest
 ) -> tuple[Hit, ...]:
     """Collapse near-duplicates and build the hits."""
-    kept = collapse(
-        [(memory.content.text, view.vectors[memory.row]) for memory in memories], request.top_k
-    )
+    kept = collapse([(memory.content.text, view.vectors[memory.row]) for memory in memories], request.top_k)
     return tuple(_hit(view, memories, links, group, explain=request.explain) for group in kept)
 
 
@@ -170,9 +159,7 @@ def _hit(
     )
 
 
-def context(
-    chosen: Sequence[Hit], max_tokens: int | None, count_tokens: Callable[[str], int]
-) -> str:
+def context(chosen: Sequence[Hit], max_tokens: int | None, count_tokens: Callable[[str], int]) -> str:
     """Return the hits as dated lines in the order of time: the best ones that fit into ``max_tokens``.
 
     The count covers the finished block. A hit that does not fit is left out whole; a smaller one after it may fit.

@@ -51,17 +51,11 @@ class NoteWriter:
 
         ``progress`` is told how many were embedded, batch by batch; the write after it is short.
         """
-        digest = (
-            request_digest(key, [memory.model_dump(mode="json") for memory in memories])
-            if key
-            else ""
-        )
+        digest = request_digest(key, [memory.model_dump(mode="json") for memory in memories]) if key else ""
         if key and (earlier := self._replay(scope, key, digest)) is not None:
             return earlier
         return self._embedder.steady(
-            lambda embedder: self._store(
-                scope, _prepare(memories, embedder, progress), key, digest, embedder
-            )
+            lambda embedder: self._store(scope, _prepare(memories, embedder, progress), key, digest, embedder)
         )
 
     def _store(
@@ -78,19 +72,13 @@ class NoteWriter:
             namespace = namespaces.open_for_write(connection, scope)
             if key:
                 keys = Idempotency(connection, namespace.id)
-                made = keys.replay(
-                    key, digest
-                )  # again, now that other writers of the namespace wait
+                made = keys.replay(key, digest)  # again, now that other writers of the namespace wait
                 if made is not None:
                     return _reread(connection, namespace, scope, made)
-                keys.remember(
-                    key, digest, ids, now_us() + self._settings.idempotency_hours * _HOUR_US
-                )
+                keys.remember(key, digest, ids, now_us() + self._settings.idempotency_hours * _HOUR_US)
             CubeRepository(connection, namespace.id).insert(notes, namespace.revision, row.id)
             namespaces.count_memories(connection, namespace.id, len(notes))
-            Audit(connection, namespace.id).add(
-                "store", ids[0] if len(ids) == 1 else None, count=len(ids)
-            )
+            Audit(connection, namespace.id).add("store", ids[0] if len(ids) == 1 else None, count=len(ids))
         return [cube_from_note(note, scope) for note in notes]
 
     def update(
@@ -107,9 +95,7 @@ class NoteWriter:
         memory = self._revised(before, text, metadata)
         return self._embedder.steady(lambda embedder: self._update(scope, before, memory, embedder))
 
-    def _update(
-        self, scope: Scope, before: MemCube, memory: NewMemory, embedder: Embedder
-    ) -> MemCube:
+    def _update(self, scope: Scope, before: MemCube, memory: NewMemory, embedder: Embedder) -> MemCube:
         cube_id = before.id
         note = _prepare([memory], embedder)[0]
         with self._database.write() as connection:
@@ -119,9 +105,7 @@ class NoteWriter:
             present = _one(repository, cube_id, scope)
             # Text or metadata not given were taken from `before`: another writer must not have changed them since.
             _check_version(present, before.version)
-            note = replace(
-                note, valid_from=note.created_at
-            )  # an update holds from now on, whenever it first happened
+            note = replace(note, valid_from=note.created_at)  # an update holds from now on, whenever it first happened
             repository.add_version(present, note, namespace.revision, row.id, "update")
             Audit(connection, namespace.id).add("update", cube_id, version=present.version + 1)
             return _one(repository, cube_id, scope)
@@ -157,9 +141,7 @@ class NoteWriter:
             whole = scope.agent_id is None and scope.run_id is None
             ids = repository.ids(scope)
             removed = repository.delete(ids)
-            Outbox(connection, namespace.id).add(
-                namespace.revision, [] if whole else ids, clear=whole
-            )
+            Outbox(connection, namespace.id).add(namespace.revision, [] if whole else ids, clear=whole)
             if whole:
                 removed["jobs"] = Jobs(connection, namespace.id).clear()
                 Idempotency(connection, namespace.id).clear()
@@ -170,15 +152,11 @@ class NoteWriter:
 
     # ------------------------------------------------------------ inside
 
-    def _revised(
-        self, before: MemCube, text: str | None, metadata: dict[str, Any] | None
-    ) -> NewMemory:
+    def _revised(self, before: MemCube, text: str | None, metadata: dict[str, Any] | None) -> NewMemory:
         if text is None and metadata is None:
             raise InvalidInput("update needs a text, metadata or both")
         return NewMemory(
-            text=before.text or ""
-            if text is None
-            else check_text(text, self._settings.max_text_bytes),
+            text=before.text or "" if text is None else check_text(text, self._settings.max_text_bytes),
             metadata=before.metadata
             if metadata is None
             else check_metadata(metadata, self._settings.max_metadata_bytes),
@@ -201,9 +179,7 @@ class NoteWriter:
             return _one(CubeRepository(connection, namespace.id), cube_id, scope)
 
 
-def embed_in_batches(
-    embedder: Embedder, texts: Sequence[str], progress: Progress | None
-) -> NDArray[np.float32]:
+def embed_in_batches(embedder: Embedder, texts: Sequence[str], progress: Progress | None) -> NDArray[np.float32]:
     """Return unit vectors, float32 ``[len(texts), dimension]``; with ``progress``, report after every batch."""
     if progress is None:
         return embedder.embed(texts)
@@ -215,9 +191,7 @@ def embed_in_batches(
     return vectors
 
 
-def _prepare(
-    memories: Sequence[NewMemory], embedder: Embedder, progress: Progress | None = None
-) -> list[Note]:
+def _prepare(memories: Sequence[NewMemory], embedder: Embedder, progress: Progress | None = None) -> list[Note]:
     """Embed and analyse before the transaction, so that no lock is held meanwhile."""
     vectors = embed_in_batches(embedder, [memory.text for memory in memories], progress)
     return [_note(memory, vector) for memory, vector in zip(memories, vectors, strict=True)]
@@ -244,15 +218,11 @@ def _one(repository: CubeRepository, cube_id: str, scope: Scope) -> MemCube:
     return cube
 
 
-def _reread(
-    connection: Connection, namespace: Namespace, scope: Scope, ids: Sequence[str]
-) -> list[MemCube]:
+def _reread(connection: Connection, namespace: Namespace, scope: Scope, ids: Sequence[str]) -> list[MemCube]:
     present = CubeRepository(connection, namespace.id).get(ids, scope)
     gone = [cube_id for cube_id in ids if cube_id not in present]
     if gone:
-        raise NotFound(
-            f"the memory made under this idempotency key, {gone[0]!r}, was forgotten since"
-        )
+        raise NotFound(f"the memory made under this idempotency key, {gone[0]!r}, was forgotten since")
     return [present[cube_id] for cube_id in ids]
 
 

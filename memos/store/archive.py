@@ -65,11 +65,7 @@ class Archive(ScopedRepository):
         found: set[str] = set()
         for start in range(0, len(cube_ids), IN_CHUNK):
             chunk = cube_ids[start : start + IN_CHUNK]
-            found.update(
-                self.connection.scalars(
-                    self._select(cubes, cubes.c.id).where(cubes.c.id.in_(chunk))
-                )
-            )
+            found.update(self.connection.scalars(self._select(cubes, cubes.c.id).where(cubes.c.id.in_(chunk))))
         return found
 
     def restore(self, rows: Rows) -> None:

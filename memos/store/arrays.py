@@ -11,9 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 class GrowingArray:
     """A NumPy array ``[n, *row_shape]`` with room to append; capacity doubles when it is used up."""
 
-    def __init__(
-        self, dtype: DTypeLike, row_shape: tuple[int, ...] = (), capacity: int = 0
-    ) -> None:
+    def __init__(self, dtype: DTypeLike, row_shape: tuple[int, ...] = (), capacity: int = 0) -> None:
         self._data = np.empty((capacity, *row_shape), dtype)
         self._length = 0
 
@@ -35,9 +33,7 @@ class GrowingArray:
         count = len(items)
         needed = self._length + count
         if needed > len(self._data):
-            grown = np.empty(
-                (max(needed, 2 * len(self._data)), *self._data.shape[1:]), self._data.dtype
-            )
+            grown = np.empty((max(needed, 2 * len(self._data)), *self._data.shape[1:]), self._data.dtype)
             grown[: self._length] = self.values
             self._data = grown
         self._data[self._length : needed] = items

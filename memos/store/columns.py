@@ -67,9 +67,7 @@ class _Column:
     def _code(self, value: Any) -> int:
         if value is None:
             return -1
-        key = json.dumps(
-            value, sort_keys=True
-        )  # tells 1, 1.0, true and "1" apart, and takes lists and objects
+        key = json.dumps(value, sort_keys=True)  # tells 1, 1.0, true and "1" apart, and takes lists and objects
         code = self._code_of.setdefault(key, len(self.distinct))
         if code == len(self.distinct):
             self.distinct.append(value)

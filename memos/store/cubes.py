@@ -61,9 +61,7 @@ class CubeRepository(ScopedRepository):
         self._insert(versions, [_first_version(note) for note in notes])
         self._insert(vectors, [_vector_row(note.id, 1, embedder_id, note.vector) for note in notes])
 
-    def add_version(
-        self, cube: MemCube, note: Note, revision: int, embedder_id: int, reason: str
-    ) -> None:
+    def add_version(self, cube: MemCube, note: Note, revision: int, embedder_id: int, reason: str) -> None:
         """Write ``note`` as the version after ``cube.version`` and point the header at it."""
         version = cube.version + 1
         row = {**_first_version(note), "version": version, "cube_id": cube.id, "reason": reason}
@@ -80,39 +78,27 @@ class CubeRepository(ScopedRepository):
         self._change(cube_id, revision, expires_at=expires_at)
 
     def _change(self, cube_id: str, revision: int, **values: Any) -> None:
-        statement = (
-            self._update(cubes).where(cubes.c.id == cube_id).values(revision=revision, **values)
-        )
+        statement = self._update(cubes).where(cubes.c.id == cube_id).values(revision=revision, **values)
         self.connection.execute(statement)
 
-    def add_vectors(
-        self, rows: Iterable[tuple[str, int, NDArray[np.float32]]], embedder_id: int
-    ) -> None:
+    def add_vectors(self, rows: Iterable[tuple[str, int, NDArray[np.float32]]], embedder_id: int) -> None:
         """Write vectors of another embedder beside the present ones, as ``(cube id, version, vector)``."""
         self._insert(vectors, [_vector_row(*row[:2], embedder_id, row[2]) for row in rows])
 
     def drop_vectors(self, keep_embedder_id: int) -> None:
         """Remove the vectors of every embedder but one."""
-        self.connection.execute(
-            self._delete(vectors).where(vectors.c.embedder_id != keep_embedder_id)
-        )
+        self.connection.execute(self._delete(vectors).where(vectors.c.embedder_id != keep_embedder_id))
 
     def delete(self, cube_ids: Sequence[str]) -> dict[str, int]:
         """Remove cubes with everything hanging on them; return the rows removed by table."""
         removed = {"cubes": 0, "versions": 0, "vectors": 0, "links": 0}
         for chunk in _chunks(cube_ids):
             removed["links"] += self._remove(
-                self._delete(links).where(
-                    or_(links.c.source_id.in_(chunk), links.c.target_id.in_(chunk))
-                )
+                self._delete(links).where(or_(links.c.source_id.in_(chunk), links.c.target_id.in_(chunk)))
             )
             self._remove(self._delete(parents).where(parents.c.cube_id.in_(chunk)))
-            removed["vectors"] += self._remove(
-                self._delete(vectors).where(vectors.c.cube_id.in_(chunk))
-            )
-            removed["versions"] += self._remove(
-                self._delete(versions).where(versions.c.cube_id.in_(chunk))
-            )
+            removed["vectors"] += self._remove(self._delete(vectors).where(vectors.c.cube_id.in_(chunk)))
+            removed["versions"] += self._remove(self._delete(versions).where(versions.c.cube_id.in_(chunk)))
             removed["cubes"] += self._remove(self._delete(cubes).where(cubes.c.id.in_(chunk)))
         return removed
 
@@ -131,11 +117,7 @@ class CubeRepository(ScopedRepository):
 
     def ids(self, scope: Scope) -> list[str]:
         """Return every cube id, in order of creation, narrowed to the scope's agent and run if named."""
-        return list(
-            self.connection.scalars(
-                _narrow(self._select(cubes, cubes.c.id).order_by(cubes.c.id), scope)
-            )
-        )
+        return list(self.connection.scalars(_narrow(self._select(cubes, cubes.c.id).order_by(cubes.c.id), scope)))
 
     def page(self, scope: Scope, after: str | None, limit: int) -> list[MemCube]:
         """Return up to ``limit`` cubes with ids above ``after``, narrowed to the scope's agent and run if named."""
@@ -146,9 +128,7 @@ class CubeRepository(ScopedRepository):
 
     def history(self, cube_id: str) -> list[CubeVersion]:
         """Return all versions of one cube, oldest first."""
-        statement = (
-            self._select(versions).where(versions.c.cube_id == cube_id).order_by(versions.c.version)
-        )
+        statement = self._select(versions).where(versions.c.cube_id == cube_id).order_by(versions.c.version)
         return [_version_from_row(row) for row in self.connection.execute(statement)]
 
     def links(self, cube_ids: Sequence[str]) -> list[Link]:
@@ -222,9 +202,7 @@ class CubeRepository(ScopedRepository):
             statement = statement.where(cubes.c.revision > since)
         yield from self.connection.execute(statement)
 
-    def current_vectors(
-        self, since: int, until: int, embedder_id: int
-    ) -> tuple[list[str], NDArray[np.float32]]:
+    def current_vectors(self, since: int, until: int, embedder_id: int) -> tuple[list[str], NDArray[np.float32]]:
         """Return ids and float32 ``[n, dimension]`` vectors of cubes changed in revisions ``(since, until]``."""
         statement = (
             self._select(cubes, cubes.c.id, vectors.c.vector)
@@ -242,19 +220,13 @@ class CubeRepository(ScopedRepository):
         )
         rows = self.connection.execute(statement).all()
         matrix = np.frombuffer(b"".join(row.vector for row in rows), dtype=FLOAT32)
-        return [row.id for row in rows], matrix.reshape(len(rows), -1) if rows else matrix.reshape(
-            0, 0
-        )
+        return [row.id for row in rows], matrix.reshape(len(rows), -1) if rows else matrix.reshape(0, 0)
 
     def existing(self, cube_ids: Sequence[str]) -> set[str]:
         """Return which of ``cube_ids`` are still there."""
         present: set[str] = set()
         for chunk in _chunks(cube_ids):
-            present.update(
-                self.connection.scalars(
-                    self._select(cubes, cubes.c.id).where(cubes.c.id.in_(chunk))
-                )
-            )
+            present.update(self.connection.scalars(self._select(cubes, cubes.c.id).where(cubes.c.id.in_(chunk))))
         return present
 
     def unembedded(self, embedder_id: int, limit: int) -> list[tuple[str, int, str]]:
@@ -407,9 +379,7 @@ def _first_version(note: Note) -> dict[str, Any]:
     }
 
 
-def _vector_row(
-    cube_id: str, version: int, embedder_id: int, vector: NDArray[np.float32]
-) -> dict[str, Any]:
+def _vector_row(cube_id: str, version: int, embedder_id: int, vector: NDArray[np.float32]) -> dict[str, Any]:
     data = vector.astype(FLOAT32, copy=False).tobytes()
     return {"cube_id": cube_id, "version": version, "embedder_id": embedder_id, "vector": data}
 

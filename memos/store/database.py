@@ -111,9 +111,7 @@ class Database:
                 yield granted
             finally:
                 if granted:
-                    connection.execute(
-                        text("SELECT pg_advisory_unlock(hashtext(:name))"), {"name": name}
-                    )
+                    connection.execute(text("SELECT pg_advisory_unlock(hashtext(:name))"), {"name": name})
 
     def scrub(self) -> None:
         """Empty the write-ahead log so that forgotten text is on no page of any file (SQLite; elsewhere a no-op)."""
@@ -150,17 +148,13 @@ def translated() -> Iterator[None]:
             raise
         raise _damaged(error.orig) from error
     except PoolTimeout as error:
-        raise StoreUnavailable(
-            "the store is busy: every connection is in use; try again"
-        ) from error
+        raise StoreUnavailable("the store is busy: every connection is in use; try again") from error
     except UNREADABLE as error:
         raise _damaged(error) from error
 
 
 def _damaged(cause: object) -> StoreError:
-    return StoreError(
-        f"the database file is damaged, or not a database ({cause}); put a backup in its place"
-    )
+    return StoreError(f"the database file is damaged, or not a database ({cause}); put a backup in its place")
 
 
 def _translate(error: DBAPIError) -> StoreFull | StoreUnavailable:
@@ -171,9 +165,7 @@ def _translate(error: DBAPIError) -> StoreFull | StoreUnavailable:
         )
     code = getattr(error.orig, "sqlstate", None) or ""
     if any(mark in message or mark == code for mark in FULL_MARKS):
-        return StoreFull(
-            "no space left in the store; nothing of this write was kept. Free some space and repeat it."
-        )
+        return StoreFull("no space left in the store; nothing of this write was kept. Free some space and repeat it.")
     return StoreUnavailable(f"the database does not answer: {message.strip()}")
 
 
@@ -192,9 +184,7 @@ def _create(url: str) -> Engine:
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = (
-        None  # SQLAlchemy's begin event issues BEGIN, so that writers lock at once
-    )
+    connection.isolation_level = None  # SQLAlchemy's begin event issues BEGIN, so that writers lock at once
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}")
 

@@ -59,11 +59,7 @@ def active(connection: Connection) -> EmbedderRow | None:
 
 def register(connection: Connection, identity: str, dimension: int) -> EmbedderRow:
     """Return the row for ``identity``, added if new; the first one ever becomes active."""
-    known = (
-        connection.execute(select(*_COLUMNS).where(embedders.c.identity == identity))
-        .mappings()
-        .first()
-    )
+    known = connection.execute(select(*_COLUMNS).where(embedders.c.identity == identity)).mappings().first()
     if known is not None:
         return EmbedderRow(**known)
     row = {

@@ -18,9 +18,7 @@ class Health(ScopedRepository):
     def orphans(self) -> int:
         """Return the number of versions, vectors and links whose memory or version is gone."""
         known = self._select(cubes, cubes.c.id)
-        made_for = and_(
-            versions.c.cube_id == vectors.c.cube_id, versions.c.version == vectors.c.version
-        )
+        made_for = and_(versions.c.cube_id == vectors.c.cube_id, versions.c.version == vectors.c.version)
         statements = (
             self._select(versions, func.count()).where(versions.c.cube_id.not_in(known)),
             self._select(vectors, func.count())

@@ -39,9 +39,7 @@ class LexicalIndex:
         self._frequency = GrowingArray(np.int64)  # live rows holding each term
         self._live = 0
         self._live_length = 0.0
-        self._sorted = _SortedPostings(
-            np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32)
-        )
+        self._sorted = _SortedPostings(np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
         self._norms: NDArray[np.float32] | None = None
 
     @property
@@ -55,11 +53,7 @@ class LexicalIndex:
             self._lengths,
             self._frequency,
         )
-        return (
-            sum(array.nbytes for array in arrays)
-            + self._sorted.nbytes
-            + 120 * len(self._vocabulary)
-        )
+        return sum(array.nbytes for array in arrays) + self._sorted.nbytes + 120 * len(self._vocabulary)
 
     def append(self, documents: Iterable[str]) -> None:
         """Add documents, each as its space-separated stems, as the next rows; they start switched on."""
@@ -121,11 +115,7 @@ class LexicalIndex:
         With ``weights[t] = idf(t)`` this is BM25.
         """
         result = np.zeros(len(self._lengths), np.float32)
-        known = {
-            self._vocabulary[term]: weight
-            for term, weight in weights.items()
-            if term in self._vocabulary
-        }
+        known = {self._vocabulary[term]: weight for term, weight in weights.items() if term in self._vocabulary}
         if not known:
             return result
         self._sort_if_worthwhile()
@@ -180,9 +170,7 @@ class LexicalIndex:
 class _SortedPostings:
     """Postings grouped by term: those of term ``t`` lie in ``starts[t]:starts[t + 1]``."""
 
-    def __init__(
-        self, starts: NDArray[np.int64], rows: NDArray[np.int32], counts: NDArray[np.float32]
-    ) -> None:
+    def __init__(self, starts: NDArray[np.int64], rows: NDArray[np.int32], counts: NDArray[np.float32]) -> None:
         self._starts = starts
         self._rows = rows
         self._counts = counts

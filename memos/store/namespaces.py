@@ -46,11 +46,7 @@ _READ = select(*_COLUMNS).where(namespaces.c.id == bindparam("id"))
 
 def find(connection: Connection, scope: Scope) -> Namespace | None:
     """Return the scope's namespace, or ``None`` if nothing was ever stored in it."""
-    row = (
-        connection.execute(_FIND, {"tenant": scope.tenant, "user_id": scope.user_id})
-        .mappings()
-        .first()
-    )
+    row = connection.execute(_FIND, {"tenant": scope.tenant, "user_id": scope.user_id}).mappings().first()
     return None if row is None else Namespace(**row)
 
 
@@ -89,26 +85,18 @@ def _create(connection: Connection, scope: Scope) -> None:
 
 def read(connection: Connection, namespace_id: int) -> Namespace:
     """Return one namespace by number."""
-    row = (
-        connection.execute(select(*_COLUMNS).where(namespaces.c.id == namespace_id))
-        .mappings()
-        .one()
-    )
+    row = connection.execute(select(*_COLUMNS).where(namespaces.c.id == namespace_id)).mappings().one()
     return Namespace(**row)
 
 
 def count_memories(connection: Connection, namespace_id: int, change: int) -> None:
     """Add ``change`` to the namespace's number of live memories."""
     connection.execute(
-        update(namespaces)
-        .where(namespaces.c.id == namespace_id)
-        .values(memories=namespaces.c.memories + change)
+        update(namespaces).where(namespaces.c.id == namespace_id).values(memories=namespaces.c.memories + change)
     )
 
 
-def set_index(
-    connection: Connection, namespace_id: int, collection: str | None, indexed_revision: int
-) -> None:
+def set_index(connection: Connection, namespace_id: int, collection: str | None, indexed_revision: int) -> None:
     """Record which collection serves the namespace and up to which revision."""
     connection.execute(
         update(namespaces)
@@ -119,17 +107,13 @@ def set_index(
 
 def raise_floor(connection: Connection, namespace_id: int, revision: int) -> None:
     """Record that deletion records up to ``revision`` were trimmed."""
-    connection.execute(
-        update(namespaces).where(namespaces.c.id == namespace_id).values(floor_revision=revision)
-    )
+    connection.execute(update(namespaces).where(namespaces.c.id == namespace_id).values(floor_revision=revision))
 
 
 def lock(connection: Connection, namespace_id: int) -> Namespace:
     """Lock one namespace without advancing it, and return its present row."""
     connection.execute(
-        update(namespaces)
-        .where(namespaces.c.id == namespace_id)
-        .values(created_at=namespaces.c.created_at)
+        update(namespaces).where(namespaces.c.id == namespace_id).values(created_at=namespaces.c.created_at)
     )
     return read(connection, namespace_id)
 
@@ -145,9 +129,7 @@ def every(connection: Connection, tenant: str | None = None) -> Iterator[Namespa
 
 def behind(connection: Connection, threshold: int) -> list[Namespace]:
     """Return the namespaces whose vector index has work to do: lagging behind, or grown past ``threshold``."""
-    lagging = namespaces.c.collection.is_not(None) & (
-        namespaces.c.indexed_revision < namespaces.c.revision
-    )
+    lagging = namespaces.c.collection.is_not(None) & (namespaces.c.indexed_revision < namespaces.c.revision)
     grown = namespaces.c.collection.is_(None) & (namespaces.c.memories >= threshold)
     rows = connection.execute(select(*_COLUMNS).where(lagging | grown)).mappings()
     return [Namespace(**row) for row in rows]

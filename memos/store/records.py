@@ -82,16 +82,12 @@ class Idempotency(ScopedRepository):
         if row is None:
             return None
         if row.digest != digest:
-            raise IdempotencyConflict(
-                f"idempotency key {key!r} was used with a different request; use a new key"
-            )
+            raise IdempotencyConflict(f"idempotency key {key!r} was used with a different request; use a new key")
         return list(row.cube_ids)
 
     def remember(self, key: str, digest: str, cube_ids: Sequence[str], expires_at: int) -> None:
         """Record ``key`` in the transaction that made the cubes, dropping expired keys of the namespace."""
-        self.connection.execute(
-            self._delete(idempotency).where(idempotency.c.expires_at <= now_us())
-        )
+        self.connection.execute(self._delete(idempotency).where(idempotency.c.expires_at <= now_us()))
         row = {"key": key, "digest": digest, "cube_ids": list(cube_ids), "expires_at": expires_at}
         self._insert(idempotency, [row])
 

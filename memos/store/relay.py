@@ -141,17 +141,15 @@ class IndexRelay:
                 since, namespace.revision, embedder.id
             )
             gone, cleared = _removals(connection, namespace, since)
-        if (
-            fresh and namespace.collection is not None
-        ):  # until it is whole again, nobody may take it for whole
+        if fresh and namespace.collection is not None:  # until it is whole again, nobody may take it for whole
             with self._database.write() as connection:
                 namespaces.set_index(connection, namespace.id, None, 0)
         if fresh or cleared:
             self._index.drop(name)
+        elif gone:  # before the rest: what was forgotten may have been imported again since
+            self._index.remove(name, gone)
         if not self._upsert(name, ids, vectors):
             return
-        if gone and not (fresh or cleared):
-            self._index.remove(name, gone)
         with self._database.write() as connection:
             embedder_table.share(connection)
             serving = embedder_table.active(connection) == embedder
@@ -178,9 +176,7 @@ class IndexRelay:
 
     def _due(self, namespace: Namespace) -> bool:
         grown = namespace.collection is None and namespace.memories >= self._threshold
-        return grown or (
-            namespace.collection is not None and namespace.indexed_revision < namespace.revision
-        )
+        return grown or (namespace.collection is not None and namespace.indexed_revision < namespace.revision)
 
 
 def _lease(namespace_id: int) -> str:
@@ -204,6 +200,4 @@ def _removals(connection: Connection, namespace: Namespace, since: int) -> tuple
     if not since:
         return [], False
     removals = Outbox(connection, namespace.id).removals(since, namespace.revision)
-    return [cube_id for removal in removals for cube_id in removal.cube_ids], any(
-        r.clear for r in removals
-    )
+    return [cube_id for removal in removals for cube_id in removal.cube_ids], any(r.clear for r in removals)

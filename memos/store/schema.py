@@ -43,9 +43,7 @@ NAME = String(256)
 
 
 def _namespace() -> Column[int]:
-    return Column(
-        "namespace_id", Integer, ForeignKey("namespaces.id", ondelete="CASCADE"), nullable=False
-    )
+    return Column("namespace_id", Integer, ForeignKey("namespaces.id", ondelete="CASCADE"), nullable=False)
 
 
 #: ``revision`` grows by one with every write transaction of the namespace; its row lock orders writers.

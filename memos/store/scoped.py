@@ -42,9 +42,7 @@ class ScopedRepository:
 
     def _insert(self, table: Table, rows: list[dict[str, Any]]) -> None:
         if rows:
-            self.connection.execute(
-                insert(table), [{**row, "namespace_id": self.namespace_id} for row in rows]
-            )
+            self.connection.execute(insert(table), [{**row, "namespace_id": self.namespace_id} for row in rows])
 
     def _update(self, table: Table) -> Update:
         return update(table).where(table.c.namespace_id == self.namespace_id)
@@ -79,8 +77,6 @@ def taken(connection: Connection, cube_ids: Sequence[str], apart_from: int) -> s
     found: set[str] = set()
     for start in range(0, len(cube_ids), IN_CHUNK):
         chunk = cube_ids[start : start + IN_CHUNK]
-        statement = select(cubes.c.id).where(
-            cubes.c.id.in_(chunk), cubes.c.namespace_id != apart_from
-        )
+        statement = select(cubes.c.id).where(cubes.c.id.in_(chunk), cubes.c.namespace_id != apart_from)
         found.update(connection.scalars(statement))
     return found

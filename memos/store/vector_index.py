@@ -78,9 +78,7 @@ class VectorIndex:
         """Return up to ``count`` ids nearest to the unit vector ``query`` ``[dimension]``, nearest first."""
         with self._present(name):
             collection = self._collection(name, create=False)
-            found = self._call(
-                collection.query, query_embeddings=query[None, :], n_results=count, include=[]
-            )
+            found = self._call(collection.query, query_embeddings=query[None, :], n_results=count, include=[])
         ids: list[str] = found["ids"][0]
         return ids
 
@@ -126,9 +124,7 @@ class VectorIndex:
 
     def _connect(self) -> ClientAPI:
         if not self.configured:
-            raise StoreUnavailable(
-                "no vector index here: PostgreSQL needs MEMOS_CHROMA_URL for one"
-            )
+            raise StoreUnavailable("no vector index here: PostgreSQL needs MEMOS_CHROMA_URL for one")
         import chromadb  # half a second to import: only when a namespace is large enough
         from chromadb.config import Settings
 

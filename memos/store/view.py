@@ -26,9 +26,7 @@ from memos.store.records import Outbox
 T = TypeVar("T")
 NEVER = np.iinfo(np.int64).max
 NONE = -1
-_ROW_OVERHEAD = (
-    600  # bytes of Python objects per row: id, digest, metadata, list and dictionary entries
-)
+_ROW_OVERHEAD = 600  # bytes of Python objects per row: id, digest, metadata, list and dictionary entries
 _DEAD_SHARE = 0.25
 
 
@@ -71,9 +69,7 @@ class NamespaceView:
     def nbytes(self) -> int:
         """Approximate bytes held."""
         arrays = (self._vectors, self._times, self._chain, self._speaker, self._flags)
-        return (
-            sum(array.nbytes for array in arrays) + self.lexical.nbytes + _ROW_OVERHEAD * len(self)
-        )
+        return sum(array.nbytes for array in arrays) + self.lexical.nbytes + _ROW_OVERHEAD * len(self)
 
     @property
     def vectors(self) -> NDArray[np.float32]:
@@ -149,14 +145,10 @@ class NamespaceView:
         """
         if self.revision >= namespace.revision:
             return
-        if self.revision < namespace.floor_revision or self._dead > max(
-            1_000, _DEAD_SHARE * len(self)
-        ):
+        if self.revision < namespace.floor_revision or self._dead > max(1_000, _DEAD_SHARE * len(self)):
             self._start_over()
         if self.revision:
-            for removal in Outbox(connection, self.namespace_id).removals(
-                self.revision, namespace.revision
-            ):
+            for removal in Outbox(connection, self.namespace_id).removals(self.revision, namespace.revision):
                 self._remove(list(self._history) if removal.clear else removal.cube_ids)
         repository = CubeRepository(connection, self.namespace_id)
         self._append(list(repository.entries(self.revision, self.embedder_id)))
@@ -189,9 +181,7 @@ class NamespaceView:
         blank = bytes(dimension * FLOAT32.itemsize)
         packed = b"".join(entry.vector if entry.vector is not None else blank for entry in entries)
         self._vectors.extend(np.frombuffer(packed, FLOAT32).reshape(len(entries), dimension))
-        self._times.extend(
-            [_times(entry, following) for entry, following in _with_following(entries)]
-        )
+        self._times.extend([_times(entry, following) for entry, following in _with_following(entries)])
         self._flags.extend([_flags(entry) for entry in entries])
         self._chain.extend(np.full((len(entries), 2), NONE, np.int32))
         self._speaker.extend([self._speaker_number(entry.author) for entry in entries])

@@ -57,9 +57,7 @@ class Importer:
             self._writer.store(scope, memories, progress=progress)
         return ImportReport(format=kind.name, imported=len(memories), rejected=tuple(rejected))
 
-    def _restore(
-        self, scope: Scope, source: Source, *, strict: bool, progress: Progress
-    ) -> ImportReport:
+    def _restore(self, scope: Scope, source: Source, *, strict: bool, progress: Progress) -> ImportReport:
         records, rejected = _parted(self._records(source), strict=strict)
         imported = self._restorer.restore(scope, records, progress)
         return ImportReport(
@@ -69,9 +67,7 @@ class Importer:
             rejected=tuple(rejected),
         )
 
-    def _memories(
-        self, lines: ParsedLines, scope: Scope, origin: str
-    ) -> Iterator[NewMemory | RejectedLine]:
+    def _memories(self, lines: ParsedLines, scope: Scope, origin: str) -> Iterator[NewMemory | RejectedLine]:
         for line in lines:
             if isinstance(line, RejectedLine):
                 yield line
@@ -106,18 +102,14 @@ def _complete(item: Mapping[str, Any], scope: Scope, origin: str) -> dict[str, A
     return fields
 
 
-def _parted(
-    items: Iterable[T | RejectedLine], *, strict: bool
-) -> tuple[list[T], list[RejectedLine]]:
+def _parted(items: Iterable[T | RejectedLine], *, strict: bool) -> tuple[list[T], list[RejectedLine]]:
     good: list[T] = []
     bad: list[RejectedLine] = []
     for item in items:
         if not isinstance(item, RejectedLine):
             good.append(item)
         elif strict:
-            raise ImportRefused(
-                f"line {item.line}: {item.reason}; nothing was imported", line=item.line
-            )
+            raise ImportRefused(f"line {item.line}: {item.reason}; nothing was imported", line=item.line)
         else:
             bad.append(item)
     return good, bad

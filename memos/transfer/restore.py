@@ -48,9 +48,7 @@ class Restorer:
         if not new:
             return 0
         return self._embedder.steady(
-            lambda embedder: self._restore(
-                scope, records, _embed(new, embedder, progress), embedder
-            )
+            lambda embedder: self._restore(scope, records, _embed(new, embedder, progress), embedder)
         )
 
     def _restore(
@@ -114,11 +112,7 @@ class _Plan:
     def rows(self, vectors: Vectors, embedder_id: int) -> Rows:
         """Return the rows of what is absent; a memory forgotten since its vectors were made has none and is left."""
         rows = Rows()
-        new = [
-            record
-            for record in self.absent
-            if all(version.text in vectors for version in record.versions)
-        ]
+        new = [record for record in self.absent if all(version.text in vectors for version in record.versions)]
         for record in new:
             cube_id = self.ids[record.id]
             rows.cubes.append(cube_row(record, cube_id, self._namespace.revision))

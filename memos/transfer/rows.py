@@ -23,9 +23,7 @@ FLOAT32 = np.dtype("<f4")
 # ---------------------------------------------------------------- rows to records
 
 
-def record_of(
-    cube: Row[Any], versions: Sequence[Row[Any]], links: Sequence[Row[Any]]
-) -> MemoryRecord:
+def record_of(cube: Row[Any], versions: Sequence[Row[Any]], links: Sequence[Row[Any]]) -> MemoryRecord:
     """Build the record of one memory from its rows."""
     return MemoryRecord(
         id=cube.id,
@@ -35,9 +33,7 @@ def record_of(
         source=cube.source,
         author=cube.author,
         infer=cube.infer,
-        governance=Governance(
-            sensitivity=cube.sensitivity, pinned=cube.pinned, frozen=cube.frozen, acl=cube.acl
-        ),
+        governance=Governance(sensitivity=cube.sensitivity, pinned=cube.pinned, frozen=cube.frozen, acl=cube.acl),
         created_at=from_us(cube.created_at),
         updated_at=from_us(cube.updated_at),
         valid_to=maybe_from_us(cube.valid_to),
@@ -124,9 +120,7 @@ def version_row(version: VersionRecord, cube_id: str) -> TableRow:
     }
 
 
-def vector_row(
-    cube_id: str, version: int, embedder_id: int, vector: NDArray[np.float32]
-) -> TableRow:
+def vector_row(cube_id: str, version: int, embedder_id: int, vector: NDArray[np.float32]) -> TableRow:
     """Return the row of one vector, float32 ``[dimension]``."""
     data = vector.astype(FLOAT32, copy=False).tobytes()
     return {"cube_id": cube_id, "version": version, "embedder_id": embedder_id, "vector": data}

@@ -92,9 +92,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_cubes")),
     )
     op.create_index("ix_cubes_namespace_id_id", "cubes", ["namespace_id", "id"], unique=False)
-    op.create_index(
-        "ix_cubes_namespace_id_revision", "cubes", ["namespace_id", "revision"], unique=False
-    )
+    op.create_index("ix_cubes_namespace_id_revision", "cubes", ["namespace_id", "revision"], unique=False)
 
     op.create_table(
         "idempotency",
@@ -155,9 +153,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_outbox")),
     )
-    op.create_index(
-        "ix_outbox_namespace_id_revision", "outbox", ["namespace_id", "revision"], unique=False
-    )
+    op.create_index("ix_outbox_namespace_id_revision", "outbox", ["namespace_id", "revision"], unique=False)
 
     op.create_table(
         "links",
@@ -176,12 +172,8 @@ def upgrade() -> None:
             name=op.f("fk_links_namespace_id"),
             ondelete="CASCADE",
         ),
-        sa.ForeignKeyConstraint(
-            ["source_id"], ["cubes.id"], name=op.f("fk_links_source_id"), ondelete="CASCADE"
-        ),
-        sa.ForeignKeyConstraint(
-            ["target_id"], ["cubes.id"], name=op.f("fk_links_target_id"), ondelete="CASCADE"
-        ),
+        sa.ForeignKeyConstraint(["source_id"], ["cubes.id"], name=op.f("fk_links_source_id"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(["target_id"], ["cubes.id"], name=op.f("fk_links_target_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("source_id", "target_id", "type", name=op.f("pk_links")),
     )
     op.create_index("ix_links_target_id", "links", ["target_id"], unique=False)
@@ -192,9 +184,7 @@ def upgrade() -> None:
         sa.Column("parent_id", sa.String(length=36), nullable=False),
         sa.Column("parent_version", sa.Integer(), nullable=False),
         sa.Column("namespace_id", sa.Integer(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["cube_id"], ["cubes.id"], name=op.f("fk_parents_cube_id"), ondelete="CASCADE"
-        ),
+        sa.ForeignKeyConstraint(["cube_id"], ["cubes.id"], name=op.f("fk_parents_cube_id"), ondelete="CASCADE"),
         sa.ForeignKeyConstraint(
             ["namespace_id"],
             ["namespaces.id"],
@@ -212,12 +202,8 @@ def upgrade() -> None:
         sa.Column("embedder_id", sa.Integer(), nullable=False),
         sa.Column("namespace_id", sa.Integer(), nullable=False),
         sa.Column("vector", sa.LargeBinary(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["cube_id"], ["cubes.id"], name=op.f("fk_vectors_cube_id"), ondelete="CASCADE"
-        ),
-        sa.ForeignKeyConstraint(
-            ["embedder_id"], ["embedders.id"], name=op.f("fk_vectors_embedder_id")
-        ),
+        sa.ForeignKeyConstraint(["cube_id"], ["cubes.id"], name=op.f("fk_vectors_cube_id"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(["embedder_id"], ["embedders.id"], name=op.f("fk_vectors_embedder_id")),
         sa.ForeignKeyConstraint(
             ["namespace_id"],
             ["namespaces.id"],
@@ -245,9 +231,7 @@ def upgrade() -> None:
         sa.Column("author", sa.String(length=256), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["cube_id"], ["cubes.id"], name=op.f("fk_versions_cube_id"), ondelete="CASCADE"
-        ),
+        sa.ForeignKeyConstraint(["cube_id"], ["cubes.id"], name=op.f("fk_versions_cube_id"), ondelete="CASCADE"),
         sa.ForeignKeyConstraint(
             ["namespace_id"],
             ["namespaces.id"],

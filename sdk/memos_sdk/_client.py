@@ -29,9 +29,7 @@ T = TypeVar("T")
 
 def _open(url: str | None, path: str | Path | None, embedder: Any) -> Transport:
     if url is not None:
-        raise InvalidInput(
-            f"{url!r}: this version opens embedded stores only; use Memory(path=...)"
-        )
+        raise InvalidInput(f"{url!r}: this version opens embedded stores only; use Memory(path=...)")
     return EmbeddedTransport(path, embedder)
 
 
@@ -121,9 +119,7 @@ class Memory:
         ``context``, ``explain`` adds the parts of every score and the time of every stage.
         """
         return self._call(
-            operations.recall(
-                query, user_id, agent_id, run_id, top_k, filters, as_of, max_tokens, explain
-            )
+            operations.recall(query, user_id, agent_id, run_id, top_k, filters, as_of, max_tokens, explain)
         )
 
     def get(
@@ -318,9 +314,7 @@ class AsyncMemory:
 
         A bad item is named by the error's ``index``.
         """
-        return await self._call(
-            operations.store_many(items, user_id, agent_id, run_id, idempotency_key)
-        )
+        return await self._call(operations.store_many(items, user_id, agent_id, run_id, idempotency_key))
 
     async def recall(
         self,
@@ -341,9 +335,7 @@ class AsyncMemory:
         ``context``, ``explain`` adds the parts of every score and the time of every stage.
         """
         return await self._call(
-            operations.recall(
-                query, user_id, agent_id, run_id, top_k, filters, as_of, max_tokens, explain
-            )
+            operations.recall(query, user_id, agent_id, run_id, top_k, filters, as_of, max_tokens, explain)
         )
 
     async def get(
@@ -401,9 +393,7 @@ class AsyncMemory:
 
         Raises ``VersionConflict`` when ``expected_version`` is no longer the current one.
         """
-        return await self._call(
-            operations.update(cube_id, text, metadata, expected_version, user_id)
-        )
+        return await self._call(operations.update(cube_id, text, metadata, expected_version, user_id))
 
     async def forget(
         self,

@@ -16,9 +16,7 @@ class EmbeddedTransport:
             from memos.errors import MemosError
             from memos.wire import open_embedded
         except ImportError as error:
-            raise NotInstalled(
-                "embedded use needs the engine: pip install agent-memos, or give a URL"
-            ) from error
+            raise NotInstalled("embedded use needs the engine: pip install agent-memos, or give a URL") from error
         self._failure = MemosError
         try:
             self._wire = open_embedded(path, embedder)

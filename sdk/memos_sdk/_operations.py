@@ -109,9 +109,7 @@ def get(cube_id: str, user_id: str | None) -> Operation[MemCube]:
 def list_(
     user_id: str | None, agent_id: str | None, run_id: str | None, limit: int, after: str | None
 ) -> Operation[list[MemCube]]:
-    return Operation(
-        "list", {**_scope(user_id, agent_id, run_id), "limit": limit, "after": after}, _cubes
-    )
+    return Operation("list", {**_scope(user_id, agent_id, run_id), "limit": limit, "after": after}, _cubes)
 
 
 def history(cube_id: str, user_id: str | None) -> Operation[list[CubeVersion]]:
@@ -143,12 +141,8 @@ def forget(cube_id: str, user_id: str | None) -> Operation[DeletionReceipt]:
     return Operation("forget", {"id": cube_id, "user_id": user_id}, DeletionReceipt.model_validate)
 
 
-def forget_all(
-    user_id: str | None, agent_id: str | None, run_id: str | None
-) -> Operation[DeletionReceipt]:
-    return Operation(
-        "forget_all", _scope(user_id, agent_id, run_id), DeletionReceipt.model_validate
-    )
+def forget_all(user_id: str | None, agent_id: str | None, run_id: str | None) -> Operation[DeletionReceipt]:
+    return Operation("forget_all", _scope(user_id, agent_id, run_id), DeletionReceipt.model_validate)
 
 
 def export(path: str | Path, user_id: str | None) -> Operation[int]:

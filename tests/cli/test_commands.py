@@ -188,9 +188,7 @@ def test_bench_runs(memos: Memos, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (missing.code, "checkout" in missing.err) == (2, True)
     (tmp_path / "benchmarks").mkdir()
     script = tmp_path / "benchmarks" / "tiny.py"
-    script.write_text(
-        '"""Tiny."""\nimport sys\nif __name__ == "__main__":\n    sys.exit(int(sys.argv[1]))\n'
-    )
+    script.write_text('"""Tiny."""\nimport sys\nif __name__ == "__main__":\n    sys.exit(int(sys.argv[1]))\n')
     assert memos("bench", "--json").data == [{"name": "tiny", "about": "Tiny."}]
     assert memos("bench", "tiny", "--", "7").code == 7
 

@@ -39,9 +39,7 @@ def test_store_recall_forget(tmp_path: Path) -> None:
 def test_reader_that_stops_early(tmp_path: Path) -> None:
     command = Path(sys.executable).with_name("memos")
     pipe = f'"{command}" bench --json | head -c 1; exit ${{PIPESTATUS[0]}}'
-    done = subprocess.run(
-        ["bash", "-c", pipe], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
+    done = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert "Traceback" not in done.stderr
 
 
@@ -57,7 +55,5 @@ def test_help_loads_nothing_heavy() -> None:
 def test_completion_knows_commands() -> None:
     words = {"_MEMOS_COMPLETE": "complete_bash", "COMP_WORDS": "memos re", "COMP_CWORD": "1"}
     command = Path(sys.executable).with_name("memos")
-    done = subprocess.run(
-        [command], env={**os.environ, **words}, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([command], env={**os.environ, **words}, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["recall", "reindex"]

@@ -67,9 +67,7 @@ def test_material_conversation_is_long_and_in_order() -> None:
 def test_material_evidence_exists() -> None:
     batches, questions = load()
     places = {
-        user: {
-            reference(item["metadata"]) for b in batches if b.user_id == user for item in b.items
-        }
+        user: {reference(item["metadata"]) for b in batches if b.user_id == user for item in b.items}
         for user in (FRIENDS, READER)
     }
     for question in questions:
@@ -97,9 +95,7 @@ def test_material_photos_are_part_of_the_text() -> None:
     photos = [text for text in texts if "[shares" in text]
     assert len(photos) >= 5
     assert all(
-        text.endswith("]")
-        and text.count("[shares a photo of ") == 1
-        and "photo of a photo" not in text
+        text.endswith("]") and text.count("[shares a photo of ") == 1 and "photo of a photo" not in text
         for text in photos
     )
 
@@ -126,10 +122,7 @@ def test_traces_names_files_that_hold_a_piece(tmp_path: Path) -> None:
 
 def test_excerpt_begins_at_the_sentence_asked_for() -> None:
     text = "It rained. I sold the banjo for £260. Then I went home."
-    assert (
-        excerpt(text, "What did the banjo cost?")
-        == "… I sold the banjo for £260. Then I went home."
-    )
+    assert excerpt(text, "What did the banjo cost?") == "… I sold the banjo for £260. Then I went home."
     assert excerpt(text, "Unrelated?") == text
 
 
@@ -155,9 +148,7 @@ def test_demo_refuses_a_shared_store(monkeypatch: pytest.MonkeyPatch) -> None:
         run_demo(Console(file=io.StringIO()), embedder=WordHashes())
 
 
-def test_demo_json_prints_what_it_returns(
-    scratch: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_demo_json_prints_what_it_returns(scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = io.StringIO()
     report = run_demo(Console(file=printed, width=40), json=True, embedder=WordHashes())
     assert json.loads(printed.getvalue()) == report

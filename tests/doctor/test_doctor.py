@@ -77,9 +77,7 @@ def test_open_store_names_holder(engine: MemoryOS, embedder: Embedder) -> None:
         ("UPDATE embedders SET identity = 'other'", "embedder", "MEMOS_EMBEDDER"),
     ],
 )
-def test_damage_is_found(
-    stored: Settings, embedder: Embedder, damage: str, name: str, advice: str
-) -> None:
+def test_damage_is_found(stored: Settings, embedder: Embedder, damage: str, name: str, advice: str) -> None:
     run(stored, damage)
     report = diagnose(stored, embedder)
     status, message = found(report)[name]
@@ -103,9 +101,7 @@ def test_torn_page(stored: Settings, embedder: Embedder) -> None:
     assert not report.healthy
 
 
-def test_interrupted_reindex_is_a_warning(
-    stored: Settings, embedder: Embedder, other_embedder: Embedder
-) -> None:
+def test_interrupted_reindex_is_a_warning(stored: Settings, embedder: Embedder, other_embedder: Embedder) -> None:
     run(
         stored,
         "INSERT INTO embedders (id, identity, dimension, active, created_at) VALUES (9, 'new', 32, 0, 0)",
@@ -153,9 +149,7 @@ def test_incomplete_index(indexed: Settings, embedder: Embedder) -> None:
     assert diagnose(indexed, embedder).healthy
 
 
-def test_little_space(
-    stored: Settings, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_little_space(stored: Settings, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("memos.doctor.storage.free_bytes", lambda home: 1_000)
     status, message = found(diagnose(stored, embedder))["disk"]
     assert (status, "make room" in message) == ("error", True)

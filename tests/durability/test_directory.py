@@ -140,9 +140,7 @@ def powerless() -> list[str]:
     return ["setpriv", "--bounding-set", "-all"] if os.geteuid() == 0 else []
 
 
-@pytest.mark.skipif(
-    shutil.which("setpriv") is None and os.geteuid() == 0, reason="is root for good"
-)
+@pytest.mark.skipif(shutil.which("setpriv") is None and os.geteuid() == 0, reason="is root for good")
 @pytest.mark.parametrize("kind", ["empty", "store"])
 def test_read_only_directory(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue("store") if kind == "store" else tmp_path / "empty"
@@ -164,9 +162,7 @@ def test_no_place_for_a_store(place: str, tmp_path: Path, embedder: Embedder) ->
     assert type(caught.value).__name__ == "StoreUnavailable"
 
 
-@pytest.mark.parametrize(
-    "url", ["", "nonsense", "mysql://root@localhost/db", "oracle://h/db", "sqlite+no://"]
-)
+@pytest.mark.parametrize("url", ["", "nonsense", "mysql://root@localhost/db", "oracle://h/db", "sqlite+no://"])
 def test_database_url_of_another_kind(url: str, tmp_path: Path, embedder: Embedder) -> None:
     with pytest.raises(InvalidInput, match="database_url"):
         MemoryOS(Settings(home=tmp_path, database_url=url), embedder)

@@ -57,9 +57,7 @@ def test_full_database(engine: MemoryOS, page_limit: dict[str, int], spare: int)
     assert engine.stats(SCOPE).memories == len(BATCH) + 1
 
 
-def test_full_database_keeps_what_an_update_would_replace(
-    engine: MemoryOS, page_limit: dict[str, int]
-) -> None:
+def test_full_database_keeps_what_an_update_would_replace(engine: MemoryOS, page_limit: dict[str, int]) -> None:
     (cube,) = engine.store_many(SCOPE, [{"text": "as it was"}])
     resize(engine, page_limit, 0)
     with pytest.raises(StoreFull):

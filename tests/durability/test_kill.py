@@ -98,9 +98,7 @@ def test_index_follows_exactly(
     check_promises(ledger, stored)
 
 
-def test_killed_while_creating_the_store(
-    nursery: Any, dice: random.Random, tmp_path: Path, embedder: Embedder
-) -> None:
+def test_killed_while_creating_the_store(nursery: Any, dice: random.Random, tmp_path: Path, embedder: Embedder) -> None:
     for number in range(100 if SOAK else 12):
         home = tmp_path / f"store-{number}"
         for _ in range(2):
@@ -141,9 +139,7 @@ def check_promises(ledger: Any, stored: dict[str, Stored]) -> None:
         assert found.get(key) in allowed
 
 
-def check_batches(
-    ledger: Any, stored: dict[str, Stored], text_of: Callable[[str, int], str]
-) -> None:
+def check_batches(ledger: Any, stored: dict[str, Stored], text_of: Callable[[str, int], str]) -> None:
     """An unacknowledged batch is there with all its items or with none; nothing else is there."""
     unknown = {key: memory for key, memory in stored.items() if key not in ledger.tags}
     sizes = Counter(memory.tag for memory in unknown.values())

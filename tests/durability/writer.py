@@ -23,9 +23,7 @@ from memos.config import Settings
 from memos.cube import Scope
 from memos.engine import MemoryOS
 
-HashEmbedder = runpy.run_path(str(Path(__file__).resolve().parents[1] / "conftest.py"))[
-    "HashEmbedder"
-]
+HashEmbedder = runpy.run_path(str(Path(__file__).resolve().parents[1] / "conftest.py"))["HashEmbedder"]
 SCOPE = Scope(user_id="writer")
 LARGEST_BATCH = 90  # its ids fit into one line that a pipe takes whole (4,096 bytes)
 _WORDS = "amber birch cedar delta ember fjord grove heath islet knoll larch maple north ocean pearl quartz".split()

@@ -106,9 +106,7 @@ def await_ready(process: subprocess.Popen[bytes], is_ready: Callable[[], bool], 
         if is_ready():
             return
         if time.monotonic() > deadline:
-            raise TimeoutError(
-                f"no answer in {START_SECONDS} s:\n{log.read_text(errors='replace')}"
-            )
+            raise TimeoutError(f"no answer in {START_SECONDS} s:\n{log.read_text(errors='replace')}")
         time.sleep(0.02)
     raise ServerDiedError(f"exit status {process.returncode}:\n{log.read_text(errors='replace')}")
 
@@ -206,9 +204,7 @@ class Cluster:
             "fsync": "off",  # survives the kill of a server, which tests do, but not of the machine
             "full_page_writes": "off",
         }
-        options = [
-            option for name, value in settings.items() for option in ("-c", f"{name}={value}")
-        ]
+        options = [option for name, value in settings.items() for option in ("-c", f"{name}={value}")]
         return [str(self.binaries / "postgres"), "-D", str(self.data), *options]
 
     def url(self, port: int) -> str:
@@ -274,9 +270,7 @@ def unprivileged() -> list[str]:
     if user == 0:
         become = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
         return ["setpriv", *become, "--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
-    pytest.fail(
-        f"PostgreSQL needs a user name for uid {user}, or permission to create user namespaces"
-    )
+    pytest.fail(f"PostgreSQL needs a user name for uid {user}, or permission to create user namespaces")
 
 
 def has_name(user: int) -> bool:

@@ -112,9 +112,7 @@ def test_same_as_created_from_the_declarations(migrations: Config, database_url:
         assert shape(database) == migrated
 
 
-def test_down_with_data_and_up_again(
-    migrations: Config, database_url: str, tmp_path: Path, embedder: Embedder
-) -> None:
+def test_down_with_data_and_up_again(migrations: Config, database_url: str, tmp_path: Path, embedder: Embedder) -> None:
     settings = Settings(home=tmp_path)
     if not database_url.startswith("sqlite"):
         settings = Settings(home=tmp_path, database_url=database_url)

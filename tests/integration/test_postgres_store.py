@@ -38,9 +38,7 @@ def opened(tmp_path: Path, embedder: Embedder) -> Iterator[Open]:
     with ExitStack() as stack:
 
         def open_one(name: str, **settings: Any) -> MemoryOS:
-            return stack.enter_context(
-                MemoryOS(Settings(home=tmp_path / name, **settings), embedder)
-            )
+            return stack.enter_context(MemoryOS(Settings(home=tmp_path / name, **settings), embedder))
 
         yield open_one
 
@@ -64,9 +62,7 @@ def test_life_of_a_memory(postgres: MemoryOS) -> None:
     (cube,) = postgres.store_many(SCOPE, [item], idempotency_key="once")
     assert postgres.store_many(SCOPE, [item], idempotency_key="once") == [cube]
     assert postgres.recall(SCOPE, "which cat?").hits[0].id == cube.id
-    renewed = postgres.update(
-        SCOPE.tenant, cube.id, text="Ann: I adopted a dog", expected_version=1
-    )
+    renewed = postgres.update(SCOPE.tenant, cube.id, text="Ann: I adopted a dog", expected_version=1)
     assert (renewed.version, renewed.metadata) == (2, {"topic": "pets"})
     assert postgres.recall(SCOPE, "which dog?").hits[0].text == "Ann: I adopted a dog"
     assert [version.text[-3:] for version in postgres.history(SCOPE.tenant, cube.id)] == [
@@ -121,9 +117,7 @@ def questions(dice: random.Random) -> list[dict[str, Any]]:
     for number in range(24):
         question: dict[str, Any] = {"query": " ".join(dice.choices(WORDS, k=4))}
         if number % 4 == 1:
-            question["query"] = (
-                f"What did {dice.choice(PEOPLE)} say about {question['query']} in May?"
-            )
+            question["query"] = f"What did {dice.choice(PEOPLE)} say about {question['query']} in May?"
             question["as_of"] = START + timedelta(days=200)
         if number % 4 == 2:
             question["filters"] = {"metadata.topic": "work", "metadata.turn": {"$lt": 300}}
@@ -137,18 +131,12 @@ def answers(engine: MemoryOS) -> list[RecallResult]:
     """Store a conversation with changes in it, and ask."""
     dice = random.Random(11)
     items = conversation(dice, 400)
-    cubes = [
-        cube
-        for start in range(0, 400, 40)
-        for cube in engine.store_many(SCOPE, items[start : start + 40])
-    ]
+    cubes = [cube for start in range(0, 400, 40) for cube in engine.store_many(SCOPE, items[start : start + 40])]
     for cube in dice.sample(cubes, 30):
         engine.update(SCOPE.tenant, cube.id, text=f"{cube.text} and then {dice.choice(WORDS)}")
     for cube in dice.sample(cubes, 30):
         engine.forget(SCOPE.tenant, cube.id)
-    return [
-        engine.recall(SCOPE, top_k=20, explain=True, **question) for question in questions(dice)
-    ]
+    return [engine.recall(SCOPE, top_k=20, explain=True, **question) for question in questions(dice)]
 
 
 def test_same_ranking_as_embedded(opened: Open, postgres: MemoryOS) -> None:
@@ -158,9 +146,7 @@ def test_same_ranking_as_embedded(opened: Open, postgres: MemoryOS) -> None:
         assert len(embedded.hits) > 3
         assert [hit.text for hit in served.hits] == [hit.text for hit in embedded.hits]
         assert [hit.metadata for hit in served.hits] == [hit.metadata for hit in embedded.hits]
-        assert [hit.score for hit in served.hits] == pytest.approx(
-            [hit.score for hit in embedded.hits], abs=1e-6
-        )
+        assert [hit.score for hit in served.hits] == pytest.approx([hit.score for hit in embedded.hits], abs=1e-6)
         assert served.context == embedded.context
 
 
@@ -208,9 +194,7 @@ def store_in_processes(names: list[str], root: Path, home: Path, url: str) -> li
     return [key for output, _ in spoken for key in json.loads(output)]
 
 
-def test_processes_share_a_namespace(
-    opened: Open, postgres_database: str, repository: Path, tmp_path: Path
-) -> None:
+def test_processes_share_a_namespace(opened: Open, postgres_database: str, repository: Path, tmp_path: Path) -> None:
     """They meet while the schema, the first embedder and the namespace are made, too."""
     ids = store_in_processes(["ann", "ben", "cleo"], repository, tmp_path, postgres_database)
     engine = opened("reader", database_url=postgres_database)
@@ -230,9 +214,7 @@ def test_first_memories_of_many_namespaces_at_once(opened: Open, postgres_databa
 
     def store(number: int) -> str:
         start.wait()
-        return (
-            engines[number % 4].store_many(Scope(user_id=f"u{number}"), [{"text": "first"}])[0].id
-        )
+        return engines[number % 4].store_many(Scope(user_id=f"u{number}"), [{"text": "first"}])[0].id
 
     with ThreadPoolExecutor(8) as pool:
         ids = list(pool.map(store, range(8)))
@@ -302,10 +284,7 @@ def test_acknowledged_is_visible_to_all(opened: Open, postgres_database: str) ->
         (cube,) = one.store_many(SCOPE, [{"text": f"plan {number} is a picnic"}])
         assert two.recall(SCOPE, f"plan {number} picnic", top_k=1).hits[0].id == cube.id
         two.update(SCOPE.tenant, cube.id, text=f"plan {number} is a concert")
-        assert (
-            one.recall(SCOPE, f"plan {number}", top_k=1).hits[0].text
-            == f"plan {number} is a concert"
-        )
+        assert one.recall(SCOPE, f"plan {number}", top_k=1).hits[0].text == f"plan {number} is a concert"
         one.forget(SCOPE.tenant, cube.id)
         assert cube.id not in {hit.id for hit in two.recall(SCOPE, f"plan {number} concert").hits}
         with pytest.raises(NotFound):
@@ -345,9 +324,7 @@ def test_embedder_changed_by_one_of_two(
     assert one.recall(SCOPE, "fact 7", top_k=1).hits[0].text == "fact 7"
 
 
-def test_one_embedder_change_at_a_time(
-    opened: Open, postgres_database: str, other_embedder: Embedder
-) -> None:
+def test_one_embedder_change_at_a_time(opened: Open, postgres_database: str, other_embedder: Embedder) -> None:
     one, two = (opened(name, database_url=postgres_database) for name in ("one", "two"))
     with two.database.lease("memos-embedder-change"), pytest.raises(Conflict, match="already"):
         one.reindex(other_embedder)

@@ -62,7 +62,5 @@ def test_doctor_looks_at_postgres(shared: MemoryOS, exported: Path, embedder: Em
     beside = diagnose(shared.settings, embedder)
     assert beside.healthy
     assert [health.counted for health in beside.namespaces] == [2]
-    lost = shared.settings.model_copy(
-        update={"database_url": "postgresql+psycopg://u@127.0.0.1:9/x"}
-    )
+    lost = shared.settings.model_copy(update={"database_url": "postgresql+psycopg://u@127.0.0.1:9/x"})
     assert not diagnose(lost, embedder).healthy

@@ -83,9 +83,7 @@ def assert_same_answers(engine: MemoryOS, monkeypatch: pytest.MonkeyPatch, seed:
     with monkeypatch.context() as patched:
         patched.setattr(engine._reader, "_nearest", lambda *_: None)
         scanned = [engine.recall(SCOPE, text, top_k=5).hits for text in asked]
-    assert [[hit.id for hit in hits] for hits in found] == [
-        [hit.id for hit in hits] for hits in scanned
-    ]
+    assert [[hit.id for hit in hits] for hits in found] == [[hit.id for hit in hits] for hits in scanned]
 
 
 def stop_relay(engine: MemoryOS) -> None:
@@ -174,9 +172,7 @@ def test_pending_changes_are_searched(indexed: MemoryOS, monkeypatch: pytest.Mon
 # ------------------------------------------------------------ without Chroma
 
 
-def test_server_down(
-    opened: Open, own_chroma: tuple[Any, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_server_down(opened: Open, own_chroma: tuple[Any, str], monkeypatch: pytest.MonkeyPatch) -> None:
     server, url = own_chroma
     engine = opened(chroma_url=url)
     cubes = engine.store_many(SCOPE, phrases(100))
@@ -192,9 +188,21 @@ def test_server_down(
     assert engine.forget(SCOPE.tenant, cubes[1].id).pending == ()
 
 
-def test_server_hangs(
-    opened: Open, own_chroma: tuple[Any, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_forgotten_and_imported_again_meanwhile(opened: Open, own_chroma: tuple[Any, str], tmp_path: Path) -> None:
+    """The index learns of the deletion and of the new copy under the same id in one step."""
+    server, url = own_chroma
+    engine = opened(chroma_url=url)
+    cubes = engine.store_many(SCOPE, phrases(60))
+    engine.relay.drain()
+    engine.export(SCOPE, tmp_path / "all.jsonl")
+    server.kill()
+    engine.forget(SCOPE.tenant, cubes[0].id)
+    assert engine.import_(SCOPE, tmp_path / "all.jsonl").imported == 1
+    server.start()
+    assert indexed_ids(engine) == live_ids(engine)
+
+
+def test_server_hangs(opened: Open, own_chroma: tuple[Any, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that takes the question and never answers is as good as down."""
     monkeypatch.setattr("memos.store.vector_index.TIMEOUT_S", 0.3)
     server, url = own_chroma
@@ -207,9 +215,7 @@ def test_server_hangs(
     assert indexed_ids(engine) == live_ids(engine)
 
 
-def test_relay_catches_up_by_itself(
-    opened: Open, own_chroma: tuple[Any, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relay_catches_up_by_itself(opened: Open, own_chroma: tuple[Any, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """After an outage nobody has to write or to call anything."""
     monkeypatch.setattr("memos.store.relay.RETRY_S", 0.1)
     server, url = own_chroma
@@ -328,9 +334,7 @@ def test_two_relays_leave_no_ghost(pair: list[MemoryOS], monkeypatch: pytest.Mon
             cubes = engine.store_many(SCOPE, phrases(6, seed=100 * number + turn))
             for cube in dice.sample(cubes, 3):
                 assert engine.forget(SCOPE.tenant, cube.id).pending == ()
-            engine.update(SCOPE.tenant, cubes[0].id, text="new") if cubes[0].id in live_ids(
-                engine
-            ) else None
+            engine.update(SCOPE.tenant, cubes[0].id, text="new") if cubes[0].id in live_ids(engine) else None
 
     workers = [threading.Thread(target=churn, args=(number,)) for number in range(4)]
     for worker in workers:
@@ -351,9 +355,7 @@ def test_forget_while_the_other_relay_works(pair: list[MemoryOS]) -> None:
     with two.database.lease("memos-index-1") as granted:
         assert granted
         receipts: list[Any] = []
-        forgetting = threading.Thread(
-            target=lambda: receipts.append(one.forget(SCOPE.tenant, cubes[0].id))
-        )
+        forgetting = threading.Thread(target=lambda: receipts.append(one.forget(SCOPE.tenant, cubes[0].id)))
         forgetting.start()
         forgetting.join(0.5)
     forgetting.join()

@@ -66,9 +66,7 @@ def test_settings_are_frozen() -> None:
         setattr(Settings(), "embed_batch", 1)  # noqa: B010 -- for mypy it is read-only already
 
 
-@pytest.mark.parametrize(
-    "name", ["embed_batch", "max_text_bytes", "max_batch", "max_top_k", "index_threshold"]
-)
+@pytest.mark.parametrize("name", ["embed_batch", "max_text_bytes", "max_batch", "max_top_k", "index_threshold"])
 def test_limits_are_positive(name: str) -> None:
     with pytest.raises(ValidationError, match=name):
         Settings.model_validate({name: 0})

@@ -74,9 +74,7 @@ def test_scope_defaults() -> None:
 
 
 @pytest.mark.parametrize("field", ["tenant", "user_id", "agent_id", "run_id"])
-@pytest.mark.parametrize(
-    "name", ["", " ", " ann", "ann ", "a\0b", "a\nb", "a\ud800", "x" * (MAX_NAME_LENGTH + 1)]
-)
+@pytest.mark.parametrize("name", ["", " ", " ann", "ann ", "a\0b", "a\nb", "a\ud800", "x" * (MAX_NAME_LENGTH + 1)])
 def test_scope_bad_name(field: str, name: str) -> None:
     with pytest.raises(InvalidInput, match=field):
         Scope(**{field: name})

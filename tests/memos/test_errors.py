@@ -11,9 +11,7 @@ import pytest
 import memos.errors
 from memos.errors import InvalidInput, InvalidText, MemosError, VersionConflict
 
-LINE = re.compile(
-    r"^ {4}(?P<branch>[│├└─ ]*)(?P<name>[A-Z]\w+) +(?P<status>\d{3}) {2}(?P<code>[\w-]+)"
-)
+LINE = re.compile(r"^ {4}(?P<branch>[│├└─ ]*)(?P<name>[A-Z]\w+) +(?P<status>\d{3}) {2}(?P<code>[\w-]+)")
 
 
 def classes(root: type[MemosError] = MemosError) -> Iterator[type[MemosError]]:
@@ -36,8 +34,7 @@ def drawn() -> list[tuple[str, str, int, str]]:
 
 def test_docstring_draws_every_class() -> None:
     real = [
-        (kind.__name__, str(kind.__base__ and kind.__base__.__name__), kind.status, kind.code)
-        for kind in classes()
+        (kind.__name__, str(kind.__base__ and kind.__base__.__name__), kind.status, kind.code) for kind in classes()
     ]
     assert sorted(drawn()) == sorted(real)
 

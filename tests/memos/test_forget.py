@@ -34,9 +34,7 @@ def test_scan_finds_what_is_stored(memory: Memory, data_folder: Path) -> None:
 
 
 def test_forget_leaves_no_trace(memory: Memory, data_folder: Path) -> None:
-    cube = memory.store(
-        f"The code word is {SECRET}", metadata={"word": SECRET}, idempotency_key="k"
-    )
+    cube = memory.store(f"The code word is {SECRET}", metadata={"word": SECRET}, idempotency_key="k")
     kept = memory.store(f"The other word is {ELSEWHERE}")
     memory.update(cube.id, text=f"The code word was {SECRET}!")
     memory.recall(SECRET)
@@ -49,9 +47,7 @@ def test_forget_leaves_no_trace(memory: Memory, data_folder: Path) -> None:
 
 
 def test_forget_all_leaves_no_trace(memory: Memory, data_folder: Path) -> None:
-    memory.store_many(
-        [{"text": f"note {n} about {SECRET}", "run_id": "r"} for n in range(200)], user_id="u"
-    )
+    memory.store_many([{"text": f"note {n} about {SECRET}", "run_id": "r"} for n in range(200)], user_id="u")
     memory.store(f"note about {ELSEWHERE}", user_id="other")
     memory.forget_all(user_id="u")
     assert files_with(data_folder, SECRET) == []
@@ -71,9 +67,7 @@ def test_indexed_forget_leaves_no_trace(data_folder: Path, embedder: Embedder) -
         engine.relay.drain()
         receipt = engine.forget("default", cubes[0].id)
         assert receipt.pending == ()
-        assert cubes[0].id not in [
-            hit.id for hit in engine.recall(Scope(), "number0", top_k=100).hits
-        ]
+        assert cubes[0].id not in [hit.id for hit in engine.recall(Scope(), "number0", top_k=100).hits]
         assert engine.forget_all(Scope()).pending == ()
         assert files_with(data_folder, SECRET) == []
 
@@ -107,9 +101,7 @@ def test_receipt_of_forget_all(memory: Memory) -> None:
         ({}, []),
     ],
 )
-def test_forget_all_of_an_agent_or_run(
-    memory: Memory, narrow: dict[str, str], left: list[str]
-) -> None:
+def test_forget_all_of_an_agent_or_run(memory: Memory, narrow: dict[str, str], left: list[str]) -> None:
     for agent in "ab":
         for run in "rs":
             memory.store(f"{agent} {run}", agent_id=agent, run_id=run)

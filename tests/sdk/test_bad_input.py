@@ -172,9 +172,7 @@ def test_recall_bad_query(unchanged: Memory, text: Any) -> None:
         unchanged.recall(text)
 
 
-@pytest.mark.parametrize(
-    "text", [text for text in BAD_TEXTS.values() if text is not None], ids=range(10)
-)
+@pytest.mark.parametrize("text", [text for text in BAD_TEXTS.values() if text is not None], ids=range(10))
 def test_update_bad_text(unchanged: Memory, text: Any) -> None:
     cube = unchanged.list()[0]
     with pytest.raises(InvalidText):
@@ -335,9 +333,7 @@ BY_ID: dict[str, Callable[..., object]] = {
 @pytest.mark.parametrize("operation", SCOPED.values(), ids=ids(SCOPED))
 @pytest.mark.parametrize("field", ["user_id", "agent_id", "run_id"])
 @pytest.mark.parametrize("name", BAD_NAMES)
-def test_bad_name(
-    unchanged: Memory, operation: Callable[..., object], field: str, name: Any
-) -> None:
+def test_bad_name(unchanged: Memory, operation: Callable[..., object], field: str, name: Any) -> None:
     with pytest.raises(InvalidInput, match=field):
         operation(unchanged, **{field: name})
 
@@ -358,18 +354,14 @@ def test_bad_user_of_stats(unchanged: Memory, name: Any) -> None:
 @pytest.mark.parametrize("operation", BY_ID.values(), ids=ids(BY_ID))
 @pytest.mark.parametrize("cube_id", BAD_IDS, ids=range(len(BAD_IDS)))
 @pytest.mark.parametrize("user_id", [None, "default", "nobody"])
-def test_unknown_id(
-    unchanged: Memory, operation: Callable[..., object], cube_id: str, user_id: str | None
-) -> None:
+def test_unknown_id(unchanged: Memory, operation: Callable[..., object], cube_id: str, user_id: str | None) -> None:
     with pytest.raises(NotFound, match="no memory"):
         operation(unchanged, cube_id, user_id=user_id)
 
 
 @pytest.mark.parametrize("operation", BY_ID.values(), ids=ids(BY_ID))
 @pytest.mark.parametrize("cube_id", BAD_ID_TYPES)
-def test_id_of_wrong_type(
-    unchanged: Memory, operation: Callable[..., object], cube_id: Any
-) -> None:
+def test_id_of_wrong_type(unchanged: Memory, operation: Callable[..., object], cube_id: Any) -> None:
     with pytest.raises((InvalidInput, NotFound)):
         operation(unchanged, cube_id)
 

@@ -62,9 +62,7 @@ def test_options_are_keywords(name: str) -> None:
     assert len(positional) <= 1
 
 
-@pytest.mark.parametrize(
-    "name", sorted(CONTRACT - {"get", "history", "links", "update", "forget", "close"})
-)
+@pytest.mark.parametrize("name", sorted(CONTRACT - {"get", "history", "links", "update", "forget", "close"}))
 def test_user_may_be_omitted(name: str) -> None:
     assert inspect.signature(getattr(Memory, name)).parameters["user_id"].default is None
 

@@ -60,9 +60,7 @@ def test_current_version_of_conflict() -> None:
     assert error.current_version == 5
 
 
-@pytest.mark.parametrize(
-    "problem", [{}, {"code": "from-the-future", "detail": "x"}, {"code": None}]
-)
+@pytest.mark.parametrize("problem", [{}, {"code": "from-the-future", "detail": "x"}, {"code": None}])
 def test_unknown_problem_is_the_root(problem: dict[str, object]) -> None:
     assert type(sdk.from_problem(problem)) is sdk.MemosError
 

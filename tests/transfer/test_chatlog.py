@@ -163,8 +163,5 @@ def test_long_log_settles_its_order(start: datetime, gaps: list[int], day_first:
     if {day.day <= 12 for day in days} == {True}:
         return
     written = [(day.day, day.month) if day_first else (day.month, day.day) for day in days]
-    stamps = [
-        Stamp((one, two, day.year), numeric=True)
-        for (one, two), day in zip(written, days, strict=True)
-    ]
+    stamps = [Stamp((one, two, day.year), numeric=True) for (one, two), day in zip(written, days, strict=True)]
     assert day_comes_first(stamps) is day_first

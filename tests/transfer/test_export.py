@@ -62,9 +62,7 @@ def test_export_holds_history_and_state(filled: MemoryOS, scope: Scope, tmp_path
     )
 
 
-def test_export_holds_no_vectors_and_nobody_else(
-    filled: MemoryOS, scope: Scope, tmp_path: Path
-) -> None:
+def test_export_holds_no_vectors_and_nobody_else(filled: MemoryOS, scope: Scope, tmp_path: Path) -> None:
     filled.export(scope, tmp_path / "out.jsonl")
     text = (tmp_path / "out.jsonl").read_text()
     assert "vector" not in text

@@ -94,9 +94,7 @@ def test_bad_line_is_left_out(imported: Imported, reason: str) -> None:
 
 
 @pytest.mark.parametrize("reason", BAD_LINES)
-def test_strict_refuses_at_bad_line(
-    engine: MemoryOS, scope: Scope, write: Write, reason: str
-) -> None:
+def test_strict_refuses_at_bad_line(engine: MemoryOS, scope: Scope, write: Write, reason: str) -> None:
     line = BAD_LINES[reason]
     bad = line if isinstance(line, bytes) else line.encode()
     path = write("x.jsonl", b'{"text": "one"}\n' + bad + b"\nworse\n")
@@ -203,9 +201,7 @@ def test_bad_turns_are_named(imported: Imported) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "wrong", ["25:00 pm on 9 January, 2025", "7:42 pm on 30 February, 2025", "Monday"]
-)
+@pytest.mark.parametrize("wrong", ["25:00 pm on 9 January, 2025", "7:42 pm on 30 February, 2025", "Monday"])
 def test_session_time_refuses(wrong: str) -> None:
     assert session_time(wrong) is None
 

@@ -31,9 +31,7 @@ Write = Callable[[str, str | bytes], Path]
         (b"\xff\xfe\x00", "UTF-16"),
     ],
 )
-def test_no_text_is_refused(
-    engine: MemoryOS, scope: Scope, write: Write, content: bytes, reason: str
-) -> None:
+def test_no_text_is_refused(engine: MemoryOS, scope: Scope, write: Write, content: bytes, reason: str) -> None:
     with pytest.raises(InvalidInput, match=reason):
         engine.import_(scope, write("x.jsonl", content))
 
@@ -50,16 +48,12 @@ def test_device_is_refused(engine: MemoryOS, scope: Scope) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_byte_order_mark_is_no_text(
-    engine: MemoryOS, scope: Scope, write: Write, encoding: str
-) -> None:
+def test_byte_order_mark_is_no_text(engine: MemoryOS, scope: Scope, write: Write, encoding: str) -> None:
     engine.import_(scope, write("x.jsonl", '{"text": "né"}\n'.encode(encoding)), strict=True)
     assert [cube.text for cube in engine.list(scope)] == ["né"]
 
 
-def test_file_without_good_line_stores_nothing(
-    engine: MemoryOS, scope: Scope, write: Write
-) -> None:
+def test_file_without_good_line_stores_nothing(engine: MemoryOS, scope: Scope, write: Write) -> None:
     report = engine.import_(scope, write("x.jsonl", "a\nb\n{}\n"))
     assert (report.imported, len(report.rejected)) == (0, 3)
     assert engine.list(scope) == []
@@ -87,9 +81,7 @@ class FailingEmbedder:
         return self._inner.embed(texts)
 
 
-def test_failure_leaves_nothing(
-    tmp_path: Path, embedder: Embedder, scope: Scope, write: Write
-) -> None:
+def test_failure_leaves_nothing(tmp_path: Path, embedder: Embedder, scope: Scope, write: Write) -> None:
     path = write("x.jsonl", "".join(f'{{"text": "t{number}"}}\n' for number in range(600)))
     settings = Settings(home=tmp_path / "failing")
     with MemoryOS(settings, FailingEmbedder(embedder, 2)) as engine:

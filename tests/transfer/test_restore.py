@@ -72,9 +72,7 @@ def another(folder: Path, embedder: Embedder) -> Iterator[MemoryOS]:
 # Round trips
 
 
-def test_store_survives_journey(
-    engine: MemoryOS, scope: Scope, tmp_path: Path, embedder: Embedder
-) -> None:
+def test_store_survives_journey(engine: MemoryOS, scope: Scope, tmp_path: Path, embedder: Embedder) -> None:
     first, second = engine.store_many(
         scope,
         [
@@ -97,19 +95,15 @@ def test_store_survives_journey(
         assert [hit.text for hit in hits] == ["Ann: I live in Bath"]
 
 
-texts = st.text(
-    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40
-).filter(str.strip)
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40).filter(
+    str.strip
+)
 times = st.datetimes(datetime(1000, 1, 1), datetime(9000, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 names = st.none() | st.from_regex(r"[a-zé][a-zé /.-]{0,20}[a-zé]", fullmatch=True)
 metadata = st.dictionaries(
     texts,
     st.recursive(
-        st.none()
-        | st.booleans()
-        | st.integers()
-        | st.floats(allow_nan=False, allow_infinity=False)
-        | texts,
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
         max_leaves=5,
     ),
@@ -149,9 +143,7 @@ def memories(draw: st.DrawFn) -> MemoryRecord:
         run_id=draw(names),
         author=draw(names),
         infer=draw(st.booleans()),
-        governance=Governance(
-            pinned=draw(st.booleans()), frozen=draw(st.booleans()), acl=tuple(draw(st.lists(texts)))
-        ),
+        governance=Governance(pinned=draw(st.booleans()), frozen=draw(st.booleans()), acl=tuple(draw(st.lists(texts)))),
         created_at=draw(times),
         updated_at=draw(times),
         valid_to=draw(st.none() | times),
@@ -270,9 +262,7 @@ OLD = json.loads(version("x").model_dump_json())
         ('{"id": "\\ud800"}', "JSON"),
     ],
 )
-def test_bad_record_is_left_out(
-    engine: MemoryOS, scope: Scope, write: Write, line: str, reason: str
-) -> None:
+def test_bad_record_is_left_out(engine: MemoryOS, scope: Scope, write: Write, line: str, reason: str) -> None:
     one, two = record(version("one")), record(version("two"))
     header, first, second = file_of(one, two, memories=3).splitlines()
     path = write("x.jsonl", "\n".join([header, first, line, second]))
@@ -302,18 +292,14 @@ def test_repeated_id_is_left_out(engine: MemoryOS, scope: Scope, write: Write) -
 
 
 @pytest.mark.parametrize("change", ['"version":1,', '"memories":0'])
-def test_header_of_later_version_is_refused(
-    engine: MemoryOS, scope: Scope, write: Write, change: str
-) -> None:
+def test_header_of_later_version_is_refused(engine: MemoryOS, scope: Scope, write: Write, change: str) -> None:
     later = change.replace("1", "2") if "1" in change else '"memories":-1'
     path = write("x.jsonl", file_of().replace(change, later))
     with pytest.raises(ImportRefused, match="line 1"):
         engine.import_(scope, path)
 
 
-def test_text_over_limit_is_left_out(
-    tmp_path: Path, embedder: Embedder, scope: Scope, write: Write
-) -> None:
+def test_text_over_limit_is_left_out(tmp_path: Path, embedder: Embedder, scope: Scope, write: Write) -> None:
     path = write("x.jsonl", file_of(record(version("far too long"))))
     small = Settings(home=tmp_path / "small", max_text_bytes=5)
     with MemoryOS(small, embedder) as engine:

@@ -30,12 +30,8 @@ from memos.transfer.report import RejectedLine
 _BRACKETED = re.compile(rf"\[{STAMP}\]\s*(?P<rest>.*)", re.DOTALL)
 _DASHED = re.compile(rf"{STAMP}\s+-\s+(?P<rest>.*)", re.DOTALL)
 _LEADING = re.compile(rf"{STAMP}\s+(?P<rest>.*)", re.DOTALL)
-_TRAILING = re.compile(
-    rf"(?P<speaker>[^:()\[\]<>]{{1,40}}?)\s*\({STAMP}\):?(?:\s+(?P<body>.*)|$)", re.DOTALL
-)
-_SAID = re.compile(
-    r"(?:<(?P<nick>[^<>]{1,40})>|(?P<speaker>[^:<>]{1,40}):)(?:\s+(?P<body>.*)|$)", re.DOTALL
-)
+_TRAILING = re.compile(rf"(?P<speaker>[^:()\[\]<>]{{1,40}}?)\s*\({STAMP}\):?(?:\s+(?P<body>.*)|$)", re.DOTALL)
+_SAID = re.compile(r"(?:<(?P<nick>[^<>]{1,40})>|(?P<speaker>[^:<>]{1,40}):)(?:\s+(?P<body>.*)|$)", re.DOTALL)
 _PLAIN = re.compile(r"(?P<speaker>[^\W\d_][\w.'’-]*(?: [\w.'’-]+){0,2}):(?:\s+(?P<body>.*)|$)")
 _MARKS = "\u200e\u200f\ufeff"
 

@@ -34,9 +34,7 @@ class Document:
         try:
             json.loads(text)
         except JSONDecodeError as error:
-            raise ImportRefused(
-                f"line {error.lineno}: not JSON: {error.msg}", line=error.lineno
-            ) from error
+            raise ImportRefused(f"line {error.lineno}: not JSON: {error.msg}", line=error.lineno) from error
         except (ValueError, RecursionError) as error:
             raise ImportRefused(f"not JSON that can be read: {error}", line=1) from error
         return cls(text)

@@ -15,9 +15,7 @@ from memos.transfer.formats.document import Document
 from memos.transfer.formats.parsed import DERIVED_RUN, ParsedLines
 from memos.transfer.report import RejectedLine
 
-_FIELDS = frozenset(
-    {"text", "event_time", "expires_at", "agent_id", "run_id", "infer", "source", "metadata"}
-)
+_FIELDS = frozenset({"text", "event_time", "expires_at", "agent_id", "run_id", "infer", "source", "metadata"})
 
 
 def read(source: Source) -> ParsedLines:

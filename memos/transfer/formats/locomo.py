@@ -36,9 +36,7 @@ def read(source: Source) -> ParsedLines:
             yield RejectedLine(line=document.line(at), reason=reason)
 
 
-def _sample(
-    document: Document, sample: Mapping[str, Any], place: int, default_name: str
-) -> ParsedLines:
+def _sample(document: Document, sample: Mapping[str, Any], place: int, default_name: str) -> ParsedLines:
     name = sample.get("sample_id")
     prefix = name if isinstance(name, str) and name.strip() else default_name
     conversation = sample
@@ -46,9 +44,7 @@ def _sample(
         if key == "conversation" and isinstance(value, Mapping):
             conversation, place = value, at
     sessions = [
-        (int(match[1]), value, at)
-        for key, value, at in document.members(place)
-        if (match := SESSION.fullmatch(key))
+        (int(match[1]), value, at) for key, value, at in document.members(place) if (match := SESSION.fullmatch(key))
     ]
     if not sessions:
         reason = "a conversation without sessions (session_1, session_2, ...)"
@@ -111,9 +107,7 @@ def session_time(written: str) -> datetime | None:
         return None
     hour = int(match[1]) % 12 + 12 * (match[3].lower() == "p")
     try:
-        return datetime(
-            int(match[6]), MONTHS[match[5].lower()], int(match[4]), hour, int(match[2]), tzinfo=UTC
-        )
+        return datetime(int(match[6]), MONTHS[match[5].lower()], int(match[4]), hour, int(match[2]), tzinfo=UTC)
     except ValueError:
         return None
 

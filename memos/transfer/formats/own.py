@@ -29,9 +29,7 @@ def read(source: Source) -> Iterator[tuple[int, MemoryRecord] | RejectedLine]:
             record = RejectedLine(line=number, reason=reason)
         yield record if isinstance(record, RejectedLine) else (number, record)
     if seen != header.memories:
-        reason = (
-            f"the header announces {header.memories} memories, the file has {seen}: it is not whole"
-        )
+        reason = f"the header announces {header.memories} memories, the file has {seen}: it is not whole"
         yield RejectedLine(line=number + 1, reason=reason)
 
 
@@ -40,9 +38,7 @@ def _header(line: tuple[int, str] | RejectedLine) -> Header:
     try:
         header = Header.model_validate_json(text)
     except ValidationError as error:
-        raise ImportRefused(
-            f"line 1: not the header of an export: {_why(error)}", line=1
-        ) from error
+        raise ImportRefused(f"line 1: not the header of an export: {_why(error)}", line=1) from error
     if header.version > VERSION:
         raise ImportRefused(
             f"line 1: this is version {header.version} of {FORMAT}, written by a newer version of agent-memos; this "

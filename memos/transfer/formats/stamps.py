@@ -26,9 +26,7 @@ _NAMED = (
     r"(?:(?P<day_a>\d{1,2})(?:st|nd|rd|th)?\s+(?P<month_a>[a-z]+),?"
     r"|(?P<month_b>[a-z]+)\s+(?P<day_b>\d{1,2})(?:st|nd|rd|th)?,?)\s+(?P<named_year>\d{4})"
 )
-_HEADER = re.compile(
-    rf"[-=*#\s]*(?:(?:{'|'.join(WEEKDAYS)})\s*,?\s*)?(?:{_DAY}|{_NAMED})[-=*#:\s]*", re.IGNORECASE
-)
+_HEADER = re.compile(rf"[-=*#\s]*(?:(?:{'|'.join(WEEKDAYS)})\s*,?\s*)?(?:{_DAY}|{_NAMED})[-=*#:\s]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

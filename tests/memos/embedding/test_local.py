@@ -46,9 +46,7 @@ def test_no_texts(local: LocalEmbedder) -> None:
 
 
 def test_meaning_counts(local: LocalEmbedder) -> None:
-    question, near, far = local.embed(
-        ["Which pet?", "Ann adopted a kitten", "Taxes are due in May"]
-    )
+    question, near, far = local.embed(["Which pet?", "Ann adopted a kitten", "Taxes are due in May"])
     assert question @ near > question @ far
 
 
@@ -128,9 +126,7 @@ def test_factory_endpoint() -> None:
     assert made.identity == "openai:text-small@host"
 
 
-def test_changed_embedder_is_refused(
-    data_folder: Path, embedder: Embedder, other_embedder: Embedder
-) -> None:
+def test_changed_embedder_is_refused(data_folder: Path, embedder: Embedder, other_embedder: Embedder) -> None:
     with Memory(path=data_folder, embedder=embedder) as memory:
         memory.store("a cat")
     with Memory(path=data_folder, embedder=other_embedder) as memory:
@@ -156,6 +152,4 @@ def test_unit_rows_wrong_shape(shape: tuple[int, ...], expected: int | None) -> 
 
 
 def test_unit_rows_scales() -> None:
-    assert unit_rows(np.array([[3, 4]], np.float32)).tolist() == [
-        [np.float32(0.6), np.float32(0.8)]
-    ]
+    assert unit_rows(np.array([[3, 4]], np.float32)).tolist() == [[np.float32(0.6), np.float32(0.8)]]

@@ -48,9 +48,7 @@ class Application:
 
 def embedder(handler: Handler, **options: Any) -> OpenAIEmbedder:
     transport = httpx.MockTransport(handler)
-    return OpenAIEmbedder(
-        "m", "http://host:1/v1/", "key", transport=transport, backoff_s=0, **options
-    )
+    return OpenAIEmbedder("m", "http://host:1/v1/", "key", transport=transport, backoff_s=0, **options)
 
 
 def test_vectors_are_unit_rows_in_order() -> None:
@@ -71,9 +69,7 @@ def test_request_form() -> None:
 
 def test_no_key_no_header() -> None:
     application = Application()
-    OpenAIEmbedder("m", "http://host/v1", "", transport=httpx.MockTransport(application)).embed(
-        ["a"]
-    )
+    OpenAIEmbedder("m", "http://host/v1", "", transport=httpx.MockTransport(application)).embed(["a"])
     assert "Authorization" not in application.requests[0].headers
 
 

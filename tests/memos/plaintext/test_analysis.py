@@ -55,9 +55,7 @@ def test_terms(text: str, expected: list[str]) -> None:
     assert terms(text) == expected
 
 
-@pytest.mark.parametrize(
-    "contraction", ["don't", "I'm", "you’re", "it's", "wouldn't", "she'll", "they've"]
-)
+@pytest.mark.parametrize("contraction", ["don't", "I'm", "you’re", "it's", "wouldn't", "she'll", "they've"])
 def test_contractions_are_stop_words(contraction: str) -> None:
     assert terms(contraction) == []
 

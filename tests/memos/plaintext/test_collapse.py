@@ -11,9 +11,7 @@ LONG = "On Monday we walked from the old harbour to the lighthouse and ate lunch
 LATER = " before the long way home through the dunes where it rained so hard that nobody spoke"
 
 
-def kept(
-    embedder: Embedder, texts: list[str], limit: int = 10
-) -> list[tuple[int, tuple[int, ...]]]:
+def kept(embedder: Embedder, texts: list[str], limit: int = 10) -> list[tuple[int, tuple[int, ...]]]:
     items = list(zip(texts, embedder.embed(texts), strict=True))
     return [(group.kept, group.duplicates) for group in collapse(items, limit)]
 

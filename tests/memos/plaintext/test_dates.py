@@ -18,10 +18,7 @@ YEARS = range(2022, 2024)
 def named(question: str, reference: datetime = NOW) -> set[tuple[str, str, float]]:
     """The periods of a question as (first day, last day, weight)."""
     found = periods(question, reference, YEARS)
-    return {
-        (f"{from_us(one.start):%Y-%m-%d}", f"{from_us(one.end - 1):%Y-%m-%d}", one.weight)
-        for one in found
-    }
+    return {(f"{from_us(one.start):%Y-%m-%d}", f"{from_us(one.end - 1):%Y-%m-%d}", one.weight) for one in found}
 
 
 def month(year: int, number: int, weight: float = FULL) -> tuple[str, str, float]:

@@ -210,22 +210,15 @@ def test_columns_keep_up_with_rows() -> None:
     condition = parse({"metadata.x": 2})
     assert condition is not None
     assert condition.mask(store).tolist() == [False]
-    store.append(
-        cast("list[Row[Any]]", [SimpleNamespace(**dict.fromkeys(HEADER), metadata={"x": 2})])
-    )
+    store.append(cast("list[Row[Any]]", [SimpleNamespace(**dict.fromkeys(HEADER), metadata={"x": 2})]))
     assert condition.mask(store).tolist() == [False, True]
 
 
 # ---------------------------------------------------------------- against a naive evaluator
 
 JSON_VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-2, 2)
-    | st.sampled_from([0.0, 1.0, 1.5, "", "a", "ab", "b"]),
-    lambda inner: (
-        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("xy"), inner, max_size=2)
-    ),
+    st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from([0.0, 1.0, 1.5, "", "a", "ab", "b"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("xy"), inner, max_size=2),
     max_leaves=4,
 )
 FIELDS = st.sampled_from(["metadata.x", "metadata.y", "metadata.x.y", "agent_id", "event_time"])
@@ -275,9 +268,7 @@ ROWS = st.lists(
 
 
 @given(filters=FILTERS, rows=ROWS)
-def test_mask_agrees_with_naive_evaluation(
-    filters: dict[str, Any], rows: list[dict[str, Any]]
-) -> None:
+def test_mask_agrees_with_naive_evaluation(filters: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     condition = parse(filters)
     assert condition is not None
     assert condition.mask(columns(rows)).tolist() == [naive(filters, row) for row in rows]
@@ -302,9 +293,7 @@ def naive_entry(key: str, value: Any, row: Mapping[str, Any]) -> bool:
 def naive_test(field: str, operator: str, operand: Any, row: Mapping[str, Any]) -> bool:
     stored = naive_value(field, row)
     if field == "event_time":
-        operand = (
-            [micros(item) for item in operand] if isinstance(operand, list) else micros(operand)
-        )
+        operand = [micros(item) for item in operand] if isinstance(operand, list) else micros(operand)
     if stored is None:
         return operator in ("$ne", "$nin")
     match operator:
@@ -342,11 +331,7 @@ def naive_value(field: str, row: Mapping[str, Any]) -> Any:
 
 def canonical(value: Any) -> str:
     """JSON text in which equal numbers look equal and truth is no number."""
-    return (
-        json.dumps(value, sort_keys=True).replace(".0", "")
-        if not isinstance(value, str)
-        else repr(value)
-    )
+    return json.dumps(value, sort_keys=True).replace(".0", "") if not isinstance(value, str) else repr(value)
 
 
 def micros(text: str) -> int:
@@ -357,9 +342,7 @@ def micros(text: str) -> int:
 
 
 @pytest.mark.parametrize("index_threshold", [1_000_000, 1_000])
-def test_selective_filter_fills_top_k(
-    data_folder: Any, embedder: Embedder, index_threshold: int
-) -> None:
+def test_selective_filter_fills_top_k(data_folder: Any, embedder: Embedder, index_threshold: int) -> None:
     """Thousands of better memories outside the filter do not crowd out the few inside."""
     items = [{"text": f"the red cat sat {n}", "metadata": {"topic": "pets"}} for n in range(3_000)]
     items += [{"text": f"taxes of year {n}", "metadata": {"topic": "money"}} for n in range(5)]
@@ -367,9 +350,7 @@ def test_selective_filter_fills_top_k(
     with MemoryOS(settings, embedder) as engine:
         engine.store_many(Scope(), items)
         engine.relay.drain()
-        found = engine.recall(
-            Scope(), "where sat the red cat?", top_k=5, filters={"metadata.topic": "money"}
-        )
+        found = engine.recall(Scope(), "where sat the red cat?", top_k=5, filters={"metadata.topic": "money"})
     assert [hit.metadata for hit in found.hits] == [{"topic": "money"}] * 5
 
 

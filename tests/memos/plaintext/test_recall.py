@@ -48,9 +48,7 @@ def test_own_writes_are_seen(memory: Memory) -> None:
 
 
 @pytest.mark.parametrize("index_threshold", [1, 20])
-def test_own_writes_are_seen_with_an_index(
-    data_folder: Any, embedder: Embedder, index_threshold: int
-) -> None:
+def test_own_writes_are_seen_with_an_index(data_folder: Any, embedder: Embedder, index_threshold: int) -> None:
     """The same with a vector index that follows in the background: writes, changes and deletions."""
     with MemoryOS(Settings(home=data_folder, index_threshold=index_threshold), embedder) as engine:
         for number in range(30):
@@ -105,9 +103,7 @@ def test_nothing_stored(memory: Memory) -> None:
 
 
 def test_best_first(memory: Memory) -> None:
-    memory.store_many(
-        [{"text": text} for text in [*FILLER, "Ann adopted a grey cat from the shelter"]]
-    )
+    memory.store_many([{"text": text} for text in [*FILLER, "Ann adopted a grey cat from the shelter"]])
     found = memory.recall("Which cat did Ann adopt?", top_k=5)
     assert found.hits[0].text.startswith("Ann adopted")
     scores = [hit.score for hit in found.hits]
@@ -181,9 +177,7 @@ def test_links_raise_the_linked(engine: MemoryOS) -> None:
     items = [{"text": text} for text in [*FILLER, "Ann visited the lighthouse", "Bring warm socks"]]
     cubes = engine.store_many(Scope(), items)
     lighthouse, socks = cubes[-2].id, cubes[-1].id
-    before = {
-        hit.id: hit.score for hit in engine.recall(Scope(), "the lighthouse visit", top_k=20).hits
-    }
+    before = {hit.id: hit.score for hit in engine.recall(Scope(), "the lighthouse visit", top_k=20).hits}
     link(engine, lighthouse, socks, 0.9)
     found = engine.recall(Scope(), "the lighthouse visit", top_k=20, explain=True).hits
     raised = next(hit for hit in found if hit.id == socks)
@@ -264,13 +258,9 @@ def test_as_of_returns_what_held_then(memory: Memory) -> None:
     old = memory.recall("Where does Ann live?", as_of=between, explain=True).hits
     assert [(hit.text, hit.version) for hit in old] == [("Ann lives in Paris", 1)]
     assert datetime.fromisoformat((old[0].why or {})["valid_to"]) > between
-    assert texts(memory.recall("Where does Ann live?", as_of=datetime.now(UTC))) == [
-        "Ann lives in Rome"
-    ]
+    assert texts(memory.recall("Where does Ann live?", as_of=datetime.now(UTC))) == ["Ann lives in Rome"]
     assert texts(memory.recall("Where does Ann live?", as_of="2019-12-31")) == []
-    assert texts(memory.recall("Where does Ann live?", as_of="2020-01-01")) == [
-        "Ann lives in Paris"
-    ]
+    assert texts(memory.recall("Where does Ann live?", as_of="2020-01-01")) == ["Ann lives in Paris"]
 
 
 def test_expired_is_hidden(memory: Memory) -> None:
@@ -387,9 +377,7 @@ def test_near_duplicates_are_one_hit(memory: Memory) -> None:
     cubes = memory.store_many([{"text": "Ann adopted a cat"}, {"text": "ann adopted a cat!"}])
     found = memory.recall("cat", explain=True)
     assert len(found.hits) == 1
-    assert {found.hits[0].id, *(found.hits[0].why or {})["duplicates"]} == {
-        cube.id for cube in cubes
-    }
+    assert {found.hits[0].id, *(found.hits[0].why or {})["duplicates"]} == {cube.id for cube in cubes}
 
 
 def test_other_date_is_no_duplicate(memory: Memory) -> None:
@@ -405,9 +393,7 @@ def test_duplicates_leave_no_gap(memory: Memory) -> None:
 
 
 def dated(memory: Memory) -> None:
-    memory.store_many(
-        [{"text": text, "event_time": f"2023-0{9 - n}-01"} for n, text in enumerate(FILLER)]
-    )
+    memory.store_many([{"text": text, "event_time": f"2023-0{9 - n}-01"} for n, text in enumerate(FILLER)])
 
 
 def test_context_is_in_order_of_time(memory: Memory) -> None:
@@ -447,9 +433,7 @@ def test_unexplained_says_nothing(memory: Memory) -> None:
 
 
 def test_hit_carries_the_memory(memory: Memory) -> None:
-    cube = memory.store(
-        "Ann adopted a cat", agent_id="a", run_id="r", metadata={"x": 1}, event_time="2023-05-08"
-    )
+    cube = memory.store("Ann adopted a cat", agent_id="a", run_id="r", metadata={"x": 1}, event_time="2023-05-08")
     hit = memory.recall("cat").hits[0]
     assert (hit.id, hit.text, hit.version, hit.metadata) == (cube.id, cube.text, 1, {"x": 1})
     assert (hit.agent_id, hit.run_id, hit.links) == ("a", "r", ())
@@ -469,9 +453,7 @@ def test_views_that_do_not_fit(data_folder: Any, embedder: Embedder) -> None:
                 assert {hit.text for hit in found} == {f"the cat of {user}"}
 
 
-def test_view_behind_the_trimmed_feed(
-    data_folder: Any, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_view_behind_the_trimmed_feed(data_folder: Any, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Deletion records are kept for a while only; a view that missed some is loaded afresh."""
     monkeypatch.setattr("memos.plaintext.writer.OUTBOX_KEEP", 3)
     with MemoryOS(Settings(home=data_folder), embedder) as engine:

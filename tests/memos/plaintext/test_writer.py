@@ -82,11 +82,7 @@ def test_order_of_a_batch(memory: Memory) -> None:
     cubes = memory.store_many([{"text": f"note {n}"} for n in range(700)])
     assert [cube.text for cube in cubes] == [f"note {n}" for n in range(700)]
     listed = memory.list(limit=1_000)
-    assert (
-        [cube.id for cube in listed]
-        == [cube.id for cube in cubes]
-        == sorted(cube.id for cube in cubes)
-    )
+    assert [cube.id for cube in listed] == [cube.id for cube in cubes] == sorted(cube.id for cube in cubes)
 
 
 def test_list_in_pages(memory: Memory) -> None:
@@ -323,9 +319,7 @@ def test_readers_beside_writers(data_folder: Any, embedder: Embedder) -> None:
 
         def write() -> int:
             for n in range(12):
-                cube = engine.store_many(
-                    Scope(), [{"text": f"cat number{n} {i}"} for i in range(5)]
-                )[0]
+                cube = engine.store_many(Scope(), [{"text": f"cat number{n} {i}"} for i in range(5)])[0]
                 engine.forget("default", cube.id)
             done.set()
             return 0

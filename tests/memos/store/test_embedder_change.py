@@ -171,9 +171,7 @@ def test_change_of_an_empty_store(engine: MemoryOS, other_embedder: Embedder) ->
     assert_all_made_by(engine, other_embedder, 1)
 
 
-def test_change_while_others_work(
-    engine: MemoryOS, embedder: Embedder, other_embedder: Embedder
-) -> None:
+def test_change_while_others_work(engine: MemoryOS, embedder: Embedder, other_embedder: Embedder) -> None:
     """There and back and there again, while threads recall, store, update, forget and open new namespaces."""
     anchors = engine.store_many(SCOPE, facts(200))
     counter = iter(range(100_000))
@@ -230,9 +228,7 @@ def test_interrupted_change_leaves_the_old_serving(
     assert_all_made_by(engine, other_embedder, 719)
 
 
-def test_interrupted_change_after_reopening(
-    data_folder: Path, embedder: Embedder, other_embedder: Embedder
-) -> None:
+def test_interrupted_change_after_reopening(data_folder: Path, embedder: Embedder, other_embedder: Embedder) -> None:
     with MemoryOS(Settings(home=data_folder), embedder) as engine:
         engine.store_many(SCOPE, facts(700))
         with pytest.raises(EmbedderUnavailable):
@@ -244,9 +240,7 @@ def test_interrupted_change_after_reopening(
         assert_all_made_by(engine, other_embedder, 700)
 
 
-def test_failure_in_the_last_step(
-    engine: MemoryOS, embedder: Embedder, other_embedder: Embedder
-) -> None:
+def test_failure_in_the_last_step(engine: MemoryOS, embedder: Embedder, other_embedder: Embedder) -> None:
     """What is written during the change is embedded inside the switching transaction, which must then not happen."""
     cubes = engine.store_many(SCOPE, facts(5))
     stored = threading.Event()
@@ -278,9 +272,7 @@ def test_changing_ones_mind(engine: MemoryOS, embedder: Embedder, other_embedder
 # ------------------------------------------------------------ with a vector index
 
 
-def test_old_collection_is_gone(
-    data_folder: Path, embedder: Embedder, other_embedder: Embedder
-) -> None:
+def test_old_collection_is_gone(data_folder: Path, embedder: Embedder, other_embedder: Embedder) -> None:
     """A vector says a lot about its text: none of the old ones may stay behind in Chroma."""
     settings = Settings(home=data_folder, index_threshold=50)
     with MemoryOS(settings, embedder) as engine:

@@ -36,9 +36,7 @@ class Reference:
         return sum(self.idf(term) * bag[term] * (K1 + 1) / (bag[term] + norm) for term in query)
 
 
-def built(
-    batches: Sequence[Sequence[str]], off: Sequence[int]
-) -> tuple[LexicalIndex, list[str], list[bool]]:
+def built(batches: Sequence[Sequence[str]], off: Sequence[int]) -> tuple[LexicalIndex, list[str], list[bool]]:
     """An index fed batch by batch, some rows switched off as soon as they are there."""
     index = LexicalIndex()
     documents: list[str] = []
@@ -84,10 +82,7 @@ def test_counts_and_lengths(batches: list[list[str]], off: list[int]) -> None:
 def test_scores_stay_right_when_postings_are_sorted() -> None:
     """Enough postings to leave the unsorted tail, then more: both parts count, also for new terms."""
     rng = np.random.default_rng(0)
-    documents = [
-        " ".join(f"w{number}" for number in rng.integers(0, 50, 10))
-        for _ in range(TAIL_MINIMUM // 4)
-    ]
+    documents = [" ".join(f"w{number}" for number in rng.integers(0, 50, 10)) for _ in range(TAIL_MINIMUM // 4)]
     index = LexicalIndex()
     for start in range(0, len(documents), 300):
         index.append(documents[start : start + 300])

@@ -55,9 +55,7 @@ class ViewMachine(RuleBasedStateMachine):
     def __init__(self, engine: MemoryOS) -> None:
         super().__init__()
         self.engine = engine
-        self.user_id = (
-            f"user {next(USERS)}"  # one store for all runs: opening one costs more than a run
-        )
+        self.user_id = f"user {next(USERS)}"  # one store for all runs: opening one costs more than a run
         self.model: dict[str, Expected] = {}
         self.view: NamespaceView | None = None
         self.caught_up = True
@@ -74,9 +72,7 @@ class ViewMachine(RuleBasedStateMachine):
         agent_id=AGENTS,
         speaker=SPEAKERS,
     )
-    def store(
-        self, texts: list[str], run_id: str | None, agent_id: str | None, speaker: str | None
-    ) -> None:
+    def store(self, texts: list[str], run_id: str | None, agent_id: str | None, speaker: str | None) -> None:
         metadata = {"speaker": speaker} if speaker else {}
         scope = self.scope(run_id=run_id, agent_id=agent_id)
         items = [{"text": text, "metadata": metadata, "infer": False} for text in texts]
@@ -181,10 +177,7 @@ def picture(view: NamespaceView) -> dict[str, Any]:
             )
             for key, row in rows.items()
         },
-        "row_of": {
-            cube_id: (view.cube_ids[row], view.versions[row])
-            for cube_id, row in view.row_of.items()
-        },
+        "row_of": {cube_id: (view.cube_ids[row], view.versions[row]) for cube_id, row in view.row_of.items()},
         "turns": dict(view.turns),
         "idf": {word: view.lexical.idf(stem) for word in WORDS for stem in terms(word)},
         "mean length": round(view.lexical.mean_length, 6),

@@ -150,6 +150,8 @@ def _test(field: str, operator: str, operand: Any) -> Test:
     if operator in ORDERED and (isinstance(operand, bool) or not isinstance(operand, int | float | str | datetime)):
         raise InvalidFilter(f"{operator} on {field} needs a number, a string or a time, not {type(operand).__name__}")
     _check_operand(field, operand, depth=0)
+    if isinstance(operand, datetime) and field not in TIME_FIELDS:
+        raise InvalidFilter(f"{field} holds JSON, which has no times; compare it with an ISO 8601 string")
     if field in TIME_FIELDS:
         operand = [_micros(field, item) for item in operand] if many else _micros(field, operand)
     return Test(field, operator, operand)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memos.clock import from_us
 from memos.plaintext.analysis import terms, words
@@ -74,8 +75,12 @@ def _without(text: str, names: Iterable[str]) -> str:
 
 
 def _years(view: NamespaceView) -> range:
-    if not len(view):
-        return range(datetime.now(UTC).year, datetime.now(UTC).year + 1)
-    first = int(view.derived("first_year", lambda: from_us(int(np.min(view.event_time))).year))
-    last = int(view.derived("last_year", lambda: from_us(int(np.max(view.event_time))).year))
+    """Return the years that live memories speak of."""
+    return view.derived("years", lambda: _span(view.event_time[view.current]))
+
+
+def _span(times: NDArray[np.int64]) -> range:
+    if not len(times):
+        return range(0)
+    first, last = from_us(int(times.min())).year, from_us(int(times.max())).year
     return range(max(first, last - _MOST_YEARS), last + 1)

@@ -314,8 +314,6 @@ def main() -> int:
     options = parser(__doc__, data=True)
     options.add_argument("--systems", default="memos,bm25,dense,mem0", help="comma-separated")
     arguments = options.parse_args()
-    if not arguments.data:
-        options.error("give --data DIR or set MEMOS_EVAL_DATA")
     report = Report("recall_quality", arguments)
     embedder = RememberingEmbedder()
     systems = {
@@ -324,10 +322,14 @@ def main() -> int:
         "dense": dense(embedder),
         "mem0": mem0(embedder, report),
     }
-    sets = {"locomo": locomo(Path(arguments.data)), "beam": beam(Path(arguments.data))}
+    folder = Path(arguments.data or "no-data")
+    sets = {"locomo": locomo(folder), "beam": beam(folder)}
     if arguments.quick:
         sets = {"locomo": sets["locomo"][:2], "beam": sets["beam"][:2]}
     for data, conversations in sets.items():
+        if not conversations:
+            report.notes.append(f"{data}: no data; give --data DIR or set MEMOS_EVAL_DATA")
+            continue
         for name in arguments.systems.split(","):
             compare(report, data, name, systems[name], conversations)
     table(report.rows)
@@ -338,9 +340,6 @@ def main() -> int:
 
 def compare(report: Report, data: str, name: str, system: System, conversations: Sequence[Conversation]) -> None:
     """Run one system on one data set; a peer that cannot be installed or run is noted, not fatal."""
-    if not conversations:
-        report.notes.append(f"{data}: not in the data folder")
-        return
     try:
         ranks = system(conversations)
     except (subprocess.CalledProcessError, OSError) as error:

@@ -73,8 +73,10 @@ class MemoryOS:
         self.relay = IndexRelay(self.database, self.index, threshold)
         self._embedder = ServingEmbedder(embedder or make_embedder(self.settings))
         self._views = ViewCache(self.settings.cache_bytes)
-        self._reader = NoteReader(self.database, self._embedder, self.index, self._views)
+        self._reader = NoteReader(self.database, self._embedder, self.index, self.relay, self._views)
         self._writer = NoteWriter(self.database, self._embedder, self.settings)
+        if self.index.local:
+            self.relay.recover()
         if self.index.configured:
             self.relay.start()
 

@@ -39,7 +39,7 @@ from memos.store.cubes import CubeRepository
 from memos.store.database import Database
 from memos.store.embedder_table import EmbedderRow
 from memos.store.namespaces import Namespace
-from memos.store.relay import serves
+from memos.store.relay import IndexRelay, serves
 from memos.store.scoped import locate
 from memos.store.vector_index import VectorIndex
 from memos.store.view import NONE, NamespaceView
@@ -51,10 +51,18 @@ logger = logging.getLogger(__name__)
 class NoteReader:
     """Answers questions from the views; falls back to exact scans whenever the vector index cannot help."""
 
-    def __init__(self, database: Database, embedder: ServingEmbedder, index: VectorIndex, views: ViewCache) -> None:
+    def __init__(
+        self,
+        database: Database,
+        embedder: ServingEmbedder,
+        index: VectorIndex,
+        relay: IndexRelay,
+        views: ViewCache,
+    ) -> None:
         self._database = database
         self._embedder = embedder
         self._index = index
+        self._relay = relay
         self._views = views
 
     def recall(self, scope: Scope, request: RecallRequest, filters: Mapping[str, Any] | None) -> RecallResult:
@@ -149,12 +157,20 @@ class NoteReader:
     def _nearest(self, opened: _Opened, query: Query, allowed: NDArray[np.bool_]) -> Rows | None:
         """Return dense candidates from the vector index plus an exact scan of what it has not taken in yet."""
         namespace, view = opened.namespace, opened.view
-        if namespace.collection is None or not serves(namespace.collection, view.embedder_id):
+        if namespace.collection is None or not namespace.indexed_revision:
+            return None
+        if not serves(namespace.collection, view.embedder_id):
             return None
         try:
             ids = self._index.nearest(namespace.collection, query.vector, query.depth)
         except StoreUnavailable as error:
             logger.warning("recall scans exactly instead: %s", error)
+            if error.extra.get("damaged"):
+                self._relay.doubt(namespace.id)
+            return None
+        carried = int(np.count_nonzero(view.current & (view.row_revision <= namespace.indexed_revision)))
+        if len(ids) < min(query.depth, carried):
+            self._relay.doubt(namespace.id)  # its files were damaged so that it does not notice
             return None
         found = [view.row_of[cube_id] for cube_id in ids if cube_id in view.row_of]
         known = np.array(found, np.int64)

@@ -97,12 +97,28 @@ def count_memories(connection: Connection, namespace_id: int, change: int) -> No
 
 
 def set_index(connection: Connection, namespace_id: int, collection: str | None, indexed_revision: int) -> None:
-    """Record which collection serves the namespace and up to which revision."""
+    """Record which collection serves the namespace and up to which revision, now that nobody is writing it."""
     connection.execute(
         update(namespaces)
         .where(namespaces.c.id == namespace_id)
-        .values(collection=collection, indexed_revision=indexed_revision)
+        .values(collection=collection, indexed_revision=indexed_revision, indexing=False)
     )
+
+
+def begin_indexing(connection: Connection, namespace_id: int) -> None:
+    """Record that the namespace's collection is about to be written."""
+    connection.execute(update(namespaces).where(namespaces.c.id == namespace_id).values(indexing=True))
+
+
+def distrust_index(connection: Connection, namespace_id: int) -> None:
+    """Record that nothing in the namespace's collection can be relied on."""
+    connection.execute(update(namespaces).where(namespaces.c.id == namespace_id).values(indexed_revision=0))
+
+
+def distrust_half_indexed(connection: Connection) -> int:
+    """Do the same for collections that were being written when the last process ended; return how many."""
+    torn = update(namespaces).where(namespaces.c.indexing).values(indexed_revision=0, indexing=False)
+    return int(connection.execute(torn).rowcount)
 
 
 def raise_floor(connection: Connection, namespace_id: int, revision: int) -> None:

@@ -46,7 +46,18 @@ class IndexRelay:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._turn = threading.Lock()
+        self._doubtful: set[int] = set()
         self._thread: threading.Thread | None = None
+
+    def recover(self) -> None:
+        """Have collections built anew that were being written when this store's last process ended.
+
+        Chroma's own files are not crash-safe: torn ones can fail, or answer with less than they hold.
+        """
+        with self._database.write() as connection:
+            torn = namespaces.distrust_half_indexed(connection)
+        if torn:
+            logger.warning("%d collections were being written when the last process ended: building them anew", torn)
 
     def start(self) -> None:
         """Follow the feed from a daemon thread until :meth:`stop`."""
@@ -68,11 +79,18 @@ class IndexRelay:
         """Carry everything there is now; return how many namespaces had work."""
         with self._database.read() as connection:
             lagging = namespaces.behind(connection, self._threshold)
+        while self._doubtful:
+            self.rebuild(self._doubtful.pop())
         for namespace in lagging:
             if self._stopping.is_set():
                 break
             self.sync(namespace.id)
         return len(lagging)
+
+    def doubt(self, namespace_id: int) -> None:
+        """Have a collection built anew that turned out damaged while it was searched."""
+        self._doubtful.add(namespace_id)
+        self.wake()
 
     def sync(self, namespace_id: int) -> None:
         """Bring one namespace's collection up to the present revision, unless another process is at it."""
@@ -95,11 +113,7 @@ class IndexRelay:
     def rebuild(self, namespace_id: int) -> None:
         """Make the namespace's collection anew, if it is large enough for one; meanwhile recall scans."""
         with self._alone(namespace_id):
-            with self._database.write() as connection:
-                namespace = namespaces.lock(connection, namespace_id)
-                namespaces.set_index(connection, namespace_id, None, 0)
-            if namespace.collection is not None:
-                self._index.drop(namespace.collection)
+            self._let_go(namespace_id)
             self._sync(namespace_id)
 
     def discard(self, namespace_id: int, collection: str) -> None:
@@ -129,21 +143,41 @@ class IndexRelay:
                 return
 
     def _sync(self, namespace_id: int) -> None:
+        try:
+            self._step(namespace_id)
+        except StoreUnavailable as error:
+            if not error.extra.get("damaged"):
+                raise
+            logger.warning("building a collection anew: %s", error)
+            self._let_go(namespace_id)
+            self._step(namespace_id)
+
+    def _let_go(self, namespace_id: int) -> None:
+        """Drop the namespace's collection; SQL says so first, so that nobody takes what is left for whole."""
+        with self._database.write() as connection:
+            namespace = namespaces.lock(connection, namespace_id)
+            namespaces.distrust_index(connection, namespace_id)
+        if namespace.collection is not None:
+            self._index.drop(namespace.collection)
+
+    def _step(self, namespace_id: int) -> None:
         with self._database.read() as connection:
             namespace = namespaces.read(connection, namespace_id)
             embedder = embedder_table.active(connection)
             if embedder is None or not self._due(namespace):
                 return
             name = collection_name(namespace.id, embedder)
-            fresh = namespace.collection != name or not self._index.exists(name)
+            trusted = namespace.collection == name and namespace.indexed_revision > 0
+            fresh = not (trusted and self._index.exists(name))
             since = 0 if fresh else namespace.indexed_revision
             ids, vectors = CubeRepository(connection, namespace.id).current_vectors(
                 since, namespace.revision, embedder.id
             )
             gone, cleared = _removals(connection, namespace, since)
-        if fresh and namespace.collection is not None:  # until it is whole again, nobody may take it for whole
-            with self._database.write() as connection:
-                namespaces.set_index(connection, namespace.id, None, 0)
+        with self._database.write() as connection:
+            if fresh:  # until it is whole again, nobody may take it for whole
+                namespaces.distrust_index(connection, namespace.id)
+            namespaces.begin_indexing(connection, namespace.id)
         if fresh or cleared:
             self._index.drop(name)
         elif gone:  # before the rest: what was forgotten may have been imported again since

@@ -48,7 +48,7 @@ def _namespace() -> Column[int]:
 
 #: ``revision`` grows by one with every write transaction of the namespace; its row lock orders writers.
 #: ``indexed_revision`` is the vector index's cursor; ``floor_revision`` the newest revision whose deletion records
-#: were trimmed, so a reader behind it must reload.
+#: were trimmed, so a reader behind it must reload. ``indexing`` says that the collection is being written.
 namespaces = Table(
     "namespaces",
     metadata,
@@ -59,6 +59,7 @@ namespaces = Table(
     Column("floor_revision", BigInteger, nullable=False, server_default=text("0")),
     Column("indexed_revision", BigInteger, nullable=False, server_default=text("0")),
     Column("collection", String(128)),
+    Column("indexing", Boolean, nullable=False, server_default=text("false")),
     Column("memories", Integer, nullable=False, server_default=text("0")),
     Column("created_at", BigInteger, nullable=False),
     UniqueConstraint("tenant", "user_id"),

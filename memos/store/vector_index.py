@@ -34,6 +34,8 @@ class VectorIndex:
     """Nearest neighbours by cosine, over collections addressed by name.
 
     Every failure of Chroma surfaces as :class:`memos.errors.StoreUnavailable`; recall then scans exactly instead.
+    Its ``extra['damaged']`` says that Chroma answered, but could not read or write the collection's own files: a
+    ``kill -9`` can leave them torn, and then only building the collection anew helps.
     """
 
     def __init__(self, path: Path | None, url: str | None) -> None:
@@ -47,6 +49,11 @@ class VectorIndex:
     def configured(self) -> bool:
         """Whether there is a folder or a server to keep collections in."""
         return self._path is not None or self._url is not None
+
+    @property
+    def local(self) -> bool:
+        """Whether the collections lie in a folder of this process."""
+        return self._path is not None and self._url is None
 
     def upsert(self, name: str, ids: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Add or replace vectors (float32 ``[len(ids), dimension]``) in collection ``name``, created if missing."""
@@ -178,12 +185,14 @@ class VectorIndex:
 
     def _call(self, function: Any, *arguments: Any, **options: Any) -> Any:
         import httpx
-        from chromadb.errors import ChromaError, NotFoundError
+        from chromadb.errors import ChromaError, InternalError, NotFoundError
 
         try:
             return function(*arguments, **options)
         except NotFoundError:
             raise
+        except InternalError as error:
+            raise StoreUnavailable(f"the vector index is damaged: {error}", damaged=True) from error
         except (ChromaError, httpx.HTTPError, AttributeError, ValueError, OSError) as error:
             # AttributeError is what Chroma's embedded client gives when an attempt to start it failed before.
             raise StoreUnavailable(f"the vector index does not answer: {error}") from error

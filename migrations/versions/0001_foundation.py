@@ -36,6 +36,7 @@ def upgrade() -> None:
         sa.Column("floor_revision", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("indexed_revision", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("collection", sa.String(length=128), nullable=True),
+        sa.Column("indexing", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("memories", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_namespaces")),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -257,6 +258,61 @@ def test_embedded_index_damaged(damage: str, opened: Open, tmp_path: Path) -> No
     assert engine.forget_all(SCOPE).removed["cubes"] == 60
     assert engine.relay._thread is not None
     assert engine.relay._thread.is_alive()
+
+
+@pytest.fixture
+def chroma_files(tmp_path: Path, embedder: Embedder) -> Path:
+    """The files of a collection of 1,200 in the closed store `home`: enough for Chroma to have written them."""
+    with MemoryOS(Settings(home=tmp_path / "home", index_threshold=THRESHOLD), embedder) as engine:
+        engine.store_many(SCOPE, phrases(1_200))
+        assert len(indexed_ids(engine)) == 1_200
+    (file,) = (tmp_path / "home" / "chroma").glob("*/header.bin")
+    return file.parent
+
+
+def assert_heals(engine: MemoryOS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collection is made anew in the background, and answers were right all along."""
+    assert_same_answers(engine, monkeypatch)
+    await_true(lambda: engine.stats(SCOPE).index_lag == 0)
+    assert indexed_ids(engine) == live_ids(engine) + [cube.id for cube in rest(engine)]
+    assert_same_answers(engine, monkeypatch, seed=6)
+
+
+@pytest.mark.parametrize("noticed_by", ["write", "recall", "forget"])
+def test_torn_files_that_chroma_notices(
+    noticed_by: str, opened: Open, chroma_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memos.store.relay.QUIET_S", 0.05)
+    (chroma_files / "header.bin").write_bytes(b"")
+    engine = opened()
+    if noticed_by == "write":
+        engine.store_many(SCOPE, phrases(5, seed=1))
+    elif noticed_by == "forget":
+        assert engine.forget(SCOPE.tenant, live_ids(engine)[0]).pending == ()
+    assert_heals(engine, monkeypatch)
+
+
+def test_torn_files_that_chroma_takes_for_an_empty_index(
+    opened: Open, chroma_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memos.store.relay.QUIET_S", 0.05)
+    (chroma_files / "index_metadata.pickle").unlink()
+    assert_heals(opened(), monkeypatch)
+
+
+def test_killed_while_writing_the_index(
+    opened: Open, chroma_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torn like this, Chroma would crash the process: files that were being written are not opened again."""
+    (chroma_files / "data_level0.bin").write_bytes(b"torn" * 250)
+    with closing(sqlite3.connect(tmp_path / "home" / "memos.db")) as connection, connection:
+        connection.execute("UPDATE namespaces SET indexing = 1")
+    assert_heals(opened(), monkeypatch)
+
+
+def rest(engine: MemoryOS) -> list[Any]:
+    """Memories beyond the first page."""
+    return engine.list(SCOPE, limit=1_000, after=live_ids(engine)[-1])
 
 
 # ------------------------------------------------------------ behind our back

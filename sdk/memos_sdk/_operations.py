@@ -49,6 +49,7 @@ def store(
     infer: bool,
     idempotency_key: str | None,
 ) -> Operation[MemCube]:
+    """Return the call behind ``Memory.store``."""
     item = {
         "text": text,
         "metadata": metadata,
@@ -71,6 +72,7 @@ def store_many(
     run_id: str | None,
     idempotency_key: str | None,
 ) -> Operation[list[MemCube]]:
+    """Return the call behind ``Memory.store_many``."""
     payload = {
         "items": items,
         **_scope(user_id, agent_id, run_id),
@@ -90,6 +92,7 @@ def recall(
     max_tokens: int | None,
     explain: bool,
 ) -> Operation[RecallResult]:
+    """Return the call behind ``Memory.recall``."""
     payload = {
         "query": query,
         **_scope(user_id, agent_id, run_id),
@@ -103,20 +106,24 @@ def recall(
 
 
 def get(cube_id: str, user_id: str | None) -> Operation[MemCube]:
+    """Return the call behind ``Memory.get``."""
     return Operation("get", {"id": cube_id, "user_id": user_id}, MemCube.model_validate)
 
 
 def list_(
     user_id: str | None, agent_id: str | None, run_id: str | None, limit: int, after: str | None
 ) -> Operation[list[MemCube]]:
+    """Return the call behind ``Memory.list``."""
     return Operation("list", {**_scope(user_id, agent_id, run_id), "limit": limit, "after": after}, _cubes)
 
 
 def history(cube_id: str, user_id: str | None) -> Operation[list[CubeVersion]]:
+    """Return the call behind ``Memory.history``."""
     return Operation("history", {"id": cube_id, "user_id": user_id}, _versions)
 
 
 def links(cube_id: str, user_id: str | None) -> Operation[list[Link]]:
+    """Return the call behind ``Memory.links``."""
     return Operation("links", {"id": cube_id, "user_id": user_id}, _links)
 
 
@@ -127,6 +134,7 @@ def update(
     expected_version: int | None,
     user_id: str | None,
 ) -> Operation[MemCube]:
+    """Return the call behind ``Memory.update``."""
     payload = {
         "id": cube_id,
         "text": text,
@@ -138,25 +146,30 @@ def update(
 
 
 def forget(cube_id: str, user_id: str | None) -> Operation[DeletionReceipt]:
+    """Return the call behind ``Memory.forget``."""
     return Operation("forget", {"id": cube_id, "user_id": user_id}, DeletionReceipt.model_validate)
 
 
 def forget_all(user_id: str | None, agent_id: str | None, run_id: str | None) -> Operation[DeletionReceipt]:
+    """Return the call behind ``Memory.forget_all``."""
     return Operation("forget_all", _scope(user_id, agent_id, run_id), DeletionReceipt.model_validate)
 
 
 def export(path: str | Path, user_id: str | None) -> Operation[int]:
+    """Return the call behind ``Memory.export``."""
     return Operation("export", {"path": str(path), "user_id": user_id}, int)
 
 
 def import_(
     path: str | Path, user_id: str | None, agent_id: str | None, run_id: str | None, strict: bool
 ) -> Operation[ImportReport]:
+    """Return the call behind ``Memory.import_``."""
     payload = {"path": str(path), **_scope(user_id, agent_id, run_id), "strict": strict}
     return Operation("import", payload, ImportReport.model_validate)
 
 
 def stats(user_id: str | None) -> Operation[Statistics]:
+    """Return the call behind ``Memory.stats``."""
     return Operation("stats", {"user_id": user_id}, Statistics.model_validate)
 
 

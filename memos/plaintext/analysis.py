@@ -6,7 +6,6 @@ import re
 import threading
 import unicodedata
 from collections.abc import Iterator
-from functools import lru_cache
 
 import Stemmer
 
@@ -68,10 +67,3 @@ def _stemmer() -> Stemmer.Stemmer:
         _local.stemmer = Stemmer.Stemmer("english")
     stemmer: Stemmer.Stemmer = _local.stemmer
     return stemmer
-
-
-@lru_cache(maxsize=65_536)
-def stem(word: str) -> str:
-    """Return the stem of one lower-case word."""
-    result: str = _stemmer().stemWord(word)
-    return result

@@ -73,10 +73,6 @@ class CubeRepository(ScopedRepository):
         """Record a state move that :func:`memos.cube.move` has allowed."""
         self._change(cube_id, revision, state=state.value, updated_at=at)
 
-    def set_expiry(self, cube_id: str, expires_at: int | None, revision: int) -> None:
-        """Change when a cube expires."""
-        self._change(cube_id, revision, expires_at=expires_at)
-
     def _change(self, cube_id: str, revision: int, **values: Any) -> None:
         statement = self._update(cubes).where(cubes.c.id == cube_id).values(revision=revision, **values)
         self.connection.execute(statement)
@@ -182,7 +178,6 @@ class CubeRepository(ScopedRepository):
             versions.c.valid_from,
             versions.c.metadata,
             versions.c.terms,
-            versions.c.digest,
             cubes.c.author,
             versions.c.text.like("%?").label("asks"),
             vectors.c.vector,

@@ -26,7 +26,7 @@ from memos.store.records import Outbox
 T = TypeVar("T")
 NEVER = np.iinfo(np.int64).max
 NONE = -1
-_ROW_OVERHEAD = 600  # bytes of Python objects per row: id, digest, metadata, list and dictionary entries
+_ROW_OVERHEAD = 600  # bytes of Python objects per row: id, metadata, list and dictionary entries
 _DEAD_SHARE = 0.25
 
 
@@ -47,7 +47,6 @@ class NamespaceView:
         self.columns = ColumnStore()
         self.cube_ids: list[str] = []
         self.versions: list[int] = []
-        self.digests: list[str] = []
         self.row_of: dict[str, int] = {}
         self.speakers: dict[str, int] = {}
         self.turns: Counter[str] = Counter()
@@ -189,7 +188,6 @@ class NamespaceView:
         self.columns.append(entries)
         self.cube_ids.extend(entry.cube_id for entry in entries)
         self.versions.extend(entry.version for entry in entries)
-        self.digests.extend(entry.digest for entry in entries)
 
     def _speaker_number(self, name: str | None) -> int:
         return NONE if name is None else self.speakers.setdefault(name, len(self.speakers))

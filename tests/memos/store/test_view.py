@@ -171,7 +171,7 @@ def picture(view: NamespaceView) -> dict[str, Any]:
                 view.columns.header(row, "agent_id"),
                 view.columns.header(row, "run_id"),
                 view.columns.header(row, "state"),
-                view.digests[row],
+                view.lexical.lengths[row],
                 view.vectors[row].tobytes(),
                 around(view, row),
             )

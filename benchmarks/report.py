@@ -22,6 +22,7 @@ SHOWN = {
     "locomo_r10_bm25": ("... plain BM25 (bm25s)", "peer"),
     "locomo_r10_dense": ("... plain Chroma, same embedder", "peer"),
     "locomo_r10_mem0": ("... mem0 2.2.1 without LLM, on Chroma (dense only there)", "peer"),
+    "held_out": ("... constants chosen on three conversations, scored on the fourth", ""),
     "beam_newest_first": ("BEAM: updates ranked above what they supersede", ">= .80 with notes, to come"),
     "recall_over_floor_1x100k": ("recall p50 / (raw Chroma + bm25s), 1 user x 100,000", "<= 2.5"),
     "recall_over_floor_100x1k": ("... 100 users x 1,000", "<= 2.5"),

@@ -4,8 +4,8 @@
 
 Every part has an absolute scale (a cosine, a share of the question's idf, a flag), so a score does not depend on which
 other candidates are looked at. A memory borrows from its neighbours in the session, the more the shorter it is: "Yes,
-two weeks ago" is about what was said before it. Weights were chosen on four LoCoMo conversations, each validated on the
-conversation left out, and lie on plateaus (decision record 004).
+two weeks ago" is about what was said before it. The constants lie on plateaus, measured by
+benchmarks/recall_ablation.py (decision record 004).
 """
 
 from __future__ import annotations

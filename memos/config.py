@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import platformdirs
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEFAULT_EMBEDDER = "all-MiniLM-L6-v2"
+BUNDLED_MODEL = "bundled"
 
 
 def default_home() -> Path:
@@ -50,4 +52,16 @@ class Settings(BaseSettings):
         ge=1,
         description="Memories from which a namespace gets a Chroma collection; below, scans are faster.",
     )
+    model: str = Field(
+        BUNDLED_MODEL,
+        description="Local language model: `bundled` (SmolLM2-135M), a folder with safetensors, or a hub name.",
+    )
+    model_dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="What the model computes in.")
+    model_device: str = Field("cpu", description="Where the model runs: `cpu`, `cuda`, `cuda:1`.")
+    chat_memory_tokens: int = Field(1024, ge=1, description="Most tokens of memories recalled into one chat prompt.")
+    bundle_min_tokens: int = Field(64, ge=1, description="Fewest tokens of memories worth a KV file.")
+    kv_codec: str = Field("lossless", description="How KV files are compressed; anything lossy is opt-in.")
+    kv_bytes: int = Field(10 << 30, ge=0, description="Most disk space for KV files.")
+    kv_free_bytes: int = Field(1 << 30, ge=0, description="Free disk space that KV files must leave.")
+    kv_host_bytes: int = Field(1 << 30, ge=0, description="Host memory for recently used KV caches.")
     idempotency_hours: int = Field(24, ge=1, description="How long an idempotency key is remembered.")

@@ -2,13 +2,15 @@
 
 store   check -> embed -> write, one transaction -> the index follows
 recall  understand -> embed -> find -> rank -> fit the budget
-forget  delete, one transaction -> the index follows -> scrub -> receipt
+chat    recall -> find a KV file that covers it -> load -> prefill the rest -> decode
+promote bundle -> prefill -> encode -> file -> cube
+forget  delete with all that was derived, one transaction -> files and the index follow -> scrub -> receipt
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
@@ -17,24 +19,32 @@ from typing import Any
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from memos.activation.care import KVFile, RebuildReport
+from memos.activation.tier import ActivationTier
 from memos.clock import from_us, now_us, parse_time
 from memos.config import Settings
-from memos.cube import CubeVersion, DeletionReceipt, Link, MemCube, Scope, State, check_name
+from memos.cube import CubeVersion, DeletionReceipt, Kind, Link, MemCube, Scope, State, check_name
 from memos.doctor import DoctorReport, examine
 from memos.embedding.base import Embedder
 from memos.embedding.factory import make_embedder
 from memos.embedding.reindex import Progress, Reindexer
 from memos.embedding.serving import ServingEmbedder
-from memos.errors import InvalidInput, StoreClosed, StoreUnavailable
+from memos.errors import InvalidInput, NotFound, StoreClosed, StoreUnavailable
 from memos.ids import is_id
+from memos.llm.chat import Chat
+from memos.llm.messages import ChatReply, check_messages, check_options
 from memos.plaintext.intake import check_batch, check_count, check_text
 from memos.plaintext.reader import NoteReader
 from memos.plaintext.recall import RecallRequest, RecallResult
 from memos.plaintext.writer import NoteWriter
+from memos.runtime.host import ModelHost
+from memos.schedule.executor import Executor
+from memos.store import namespaces
 from memos.store.database import Database
+from memos.store.jobs import Job, JobRepository
 from memos.store.lock import DirectoryLock
 from memos.store.relay import IndexRelay
-from memos.store.scoped import locate
+from memos.store.scoped import locate, locate_job
 from memos.store.statistics import Statistics, statistics
 from memos.store.vector_index import VectorIndex
 from memos.store.views import ViewCache
@@ -74,11 +84,16 @@ class MemoryOS:
         self._embedder = ServingEmbedder(embedder or make_embedder(self.settings))
         self._views = ViewCache(self.settings.cache_bytes)
         self._reader = NoteReader(self.database, self._embedder, self.index, self.relay, self._views)
-        self._writer = NoteWriter(self.database, self._embedder, self.settings)
+        self.models = ModelHost(self.settings)
+        self.activation = ActivationTier(self.settings, self.database, self.models)
+        self._writer = NoteWriter(self.database, self._embedder, self.settings, self.activation.discard)
+        self._jobs = Executor(self.database, {"promote": self.activation.run_promotion})
         if self.index.local:
             self.relay.recover()
         if self.index.configured:
             self.relay.start()
+        self.activation.sweep()
+        self._jobs.recover()
 
     # ------------------------------------------------------------ writing
 
@@ -159,7 +174,25 @@ class MemoryOS:
             max_tokens=None if max_tokens is None else check_count(max_tokens, 1 << 31, "max_tokens"),
             explain=explain,
         )
-        return self._reader.recall(scope, request, filters)
+        result = self._reader.recall(scope, request, filters)
+        self.activation.prefetch(scope, result.hits)
+        return result
+
+    def chat(
+        self,
+        scope: Scope,
+        messages: object,
+        *,
+        on_text: Callable[[str], None] | None = None,
+        **options: Any,
+    ) -> ChatReply:
+        """Answer the last message with what the scope remembers; ``options`` are those of ``ChatOptions``.
+
+        ``on_text`` is given the answer piece by piece as it is decoded.
+        """
+        self._check_open()
+        asked, how = check_messages(messages), check_options(options, self.settings)
+        return Chat(self.recall, self.models, self.activation, self.settings).answer(scope, asked, how, on_text)
 
     def get(self, tenant: str, cube_id: str, *, user_id: str | None = None) -> MemCube:
         """Return one memory."""
@@ -187,6 +220,53 @@ class MemoryOS:
         """Return what a namespace holds and how far its index has come."""
         self._check_open()
         return statistics(self.database, scope)
+
+    # ------------------------------------------------------------ tiers and jobs
+
+    def promote(
+        self, tenant: str, cube_ids: object, *, to: str, user_id: str | None = None, codec: str | None = None
+    ) -> Job:
+        """Queue a job that makes a cube of a higher tier from memories of one user."""
+        self._check_open()
+        scope, payload = self.activation.check_promotion(tenant, cube_ids, to, user_id, codec)
+        with self.database.write() as connection:
+            namespace = namespaces.open_for_write(connection, scope)
+            job_id = JobRepository(connection, namespace.id).add("promote", payload)
+        self._jobs.submit(scope, job_id)
+        return self.job(tenant, job_id)
+
+    def demote(self, tenant: str, cube_id: str, *, user_id: str | None = None) -> DeletionReceipt:
+        """Delete a cube of a higher tier; the memories it was made from stay."""
+        self._check_open()
+        if self.get(tenant, cube_id, user_id=user_id).kind is Kind.PLAINTEXT:
+            raise InvalidInput(f"{cube_id!r} is a memory itself: forget it, or demote the cube made from it")
+        return self.forget(tenant, cube_id, user_id=user_id)
+
+    def job(self, tenant: str, job_id: str) -> Job:
+        """Return how a job stands."""
+        self._check_open()
+        with self.database.read() as connection:
+            scope = locate_job(connection, tenant, job_id)
+            namespace = namespaces.find(connection, scope)
+            found = JobRepository(connection, namespace.id).get(job_id, scope.user_id) if namespace else None
+        if found is None:
+            raise NotFound(f"no job {job_id!r} here")
+        return found
+
+    def kv_files(self, scope: Scope) -> Sequence[KVFile]:
+        """Return the KV files of a namespace, oldest first."""
+        self._check_open()
+        return self.activation.files_of(scope)
+
+    def kv_verify(self, scope: Scope, progress: Progress = _silent) -> Sequence[KVFile]:
+        """Read every KV file of a namespace whole; what is wrong with one stands in its ``problem``."""
+        self._check_open()
+        return self.activation.verify(scope, progress)
+
+    def rebuild_kv(self, progress: Progress = _silent) -> RebuildReport:
+        """Write the index of KV files anew from the files alone, and remove what nothing can use."""
+        self._check_open()
+        return self.activation.rebuild(progress)
 
     # ------------------------------------------------------------ moving and mending
 
@@ -231,6 +311,9 @@ class MemoryOS:
         if not self._open:
             return
         self._open = False
+        self._jobs.stop()
+        self.models.close()
+        self.activation.close()
         self.relay.stop()
         self.index.close()
         self.database.close()
@@ -258,11 +341,11 @@ class MemoryOS:
 
     def _settle(self, scope: Scope, receipt: DeletionReceipt) -> DeletionReceipt:
         """Carry a deletion to every place outside SQL before saying that it is done."""
-        pending: tuple[str, ...] = ()
+        pending = receipt.pending
         try:
             self.relay.follow(scope)
         except StoreUnavailable:
-            pending = ("vector_index",)  # the outbox keeps it; the relay repeats it until Chroma is back
+            pending = (*pending, "vector_index")  # the outbox keeps it; the relay repeats it until Chroma is back
             self.relay.wake()
         self.database.scrub()
         return receipt.model_copy(update={"pending": pending})

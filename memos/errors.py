@@ -4,7 +4,10 @@
     ├── InvalidInput              422  invalid-input
     │   ├── InvalidText           422  invalid-text        empty, NUL, lone surrogate, too long
     │   ├── InvalidFilter         422  invalid-filter      unknown operator, wrong operand
-    │   └── ImportRefused         422  import-refused      a malformed line under --strict
+    │   ├── ImportRefused         422  import-refused      a malformed line under --strict
+    │   ├── ModelUnsupported      422  model-unsupported   a model this runtime would run wrongly
+    │   ├── BundleRefused         422  bundle-refused      too small, or longer than the model can read
+    │   └── PromptTooLong         422  prompt-too-long     does not fit the context window
     ├── NotFound                  404  not-found
     ├── Conflict                  409  conflict
     │   ├── VersionConflict       409  version-conflict    expected_version is stale
@@ -17,7 +20,8 @@
         ├── StoreFull             507  store-full          no space left
         ├── StoreUnavailable      503  store-unavailable   database cannot be reached
         ├── StoreClosed           409  store-closed        used after close()
-        └── EmbedderUnavailable   503  embedder-unavailable  model or endpoint cannot be used
+        ├── EmbedderUnavailable   503  embedder-unavailable  model or endpoint cannot be used
+        └── ModelUnavailable      503  model-unavailable   the language model cannot be loaded
 
 Each class carries its HTTP ``status`` and a stable ``code``; :meth:`MemosError.problem` renders the RFC 9457 body that
 the REST API sends and the SDK turns back into the same class of its own mirrored tree.
@@ -89,6 +93,24 @@ class ImportRefused(InvalidInput):
     """A strict import met a malformed line; nothing was imported."""
 
     code = "import-refused"
+
+
+class ModelUnsupported(InvalidInput):
+    """A language model that this runtime would run wrongly; the message names what stands in the way."""
+
+    code = "model-unsupported"
+
+
+class BundleRefused(InvalidInput):
+    """A bundle too small to be worth a KV file, or longer than the model can read."""
+
+    code = "bundle-refused"
+
+
+class PromptTooLong(InvalidInput):
+    """A prompt that leaves no room for an answer in the model's context window."""
+
+    code = "prompt-too-long"
 
 
 class NotFound(MemosError):
@@ -175,3 +197,10 @@ class EmbedderUnavailable(StoreError):
 
     status = 503
     code = "embedder-unavailable"
+
+
+class ModelUnavailable(StoreError):
+    """The language model cannot be found or loaded."""
+
+    status = 503
+    code = "model-unavailable"

@@ -35,6 +35,10 @@ class Wire:
             "update": self._update,
             "forget": self._forget,
             "forget_all": self._forget_all,
+            "promote": self._promote,
+            "demote": self._demote,
+            "job": self._job,
+            "chat": self._chat,
             "export": self._export,
             "import": self._import,
             "stats": self._stats,
@@ -93,6 +97,19 @@ class Wire:
 
     def _forget_all(self, payload: Payload) -> Any:
         return self.engine.forget_all(self._scope(payload)).model_dump()
+
+    def _promote(self, payload: Payload) -> Any:
+        options = {"to": payload["to"], "user_id": payload["user_id"], "codec": payload["codec"]}
+        return self.engine.promote(self._tenant, payload["ids"], **options).model_dump()
+
+    def _demote(self, payload: Payload) -> Any:
+        return self.engine.demote(self._tenant, payload["id"], user_id=payload["user_id"]).model_dump()
+
+    def _job(self, payload: Payload) -> Any:
+        return self.engine.job(self._tenant, payload["id"]).model_dump()
+
+    def _chat(self, payload: Payload) -> Any:
+        return self.engine.chat(self._scope(payload), payload["messages"], **payload["options"]).model_dump()
 
     def _export(self, payload: Payload) -> Any:
         return self.engine.export(self._scope(payload), Path(payload["path"]))

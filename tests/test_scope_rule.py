@@ -26,8 +26,9 @@ SCHEMA, DATABASE, SCOPED = (
 )
 STORE = "memos/store/"
 BASE = "ScopedRepository"
-#: Look-ups by id alone, beside the base class: whose a cube is, and which ids are not free. They return no content.
-LOOKUPS = frozenset({"locate", "taken"})
+#: Look-ups by id alone, beside the base class: whose a cube or job is, which ids are not free, which jobs wait, which
+#: KV files are needed. They return no content.
+LOOKUPS = frozenset({"locate", "taken", "locate_job", "unfinished_jobs", "activation_keys"})
 
 
 def violations(path: str, source: str) -> list[str]:

@@ -35,6 +35,11 @@ def counted(number: int) -> str:
     return f"{number} {'memory' if number == 1 else 'memories'}"
 
 
+def megabytes(count: int) -> str:
+    """Return a size in bytes as people read it."""
+    return f"{count / 1e6:,.1f} MB"
+
+
 def when(moment: datetime | None) -> str:
     """Return a time to the minute, UTC."""
     return "" if moment is None else f"{moment:%Y-%m-%d %H:%M}"

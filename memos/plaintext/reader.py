@@ -35,6 +35,7 @@ from memos.plaintext.recall import (
     visible,
 )
 from memos.store import namespaces
+from memos.store.activations import ActivationRepository
 from memos.store.cubes import CubeRepository
 from memos.store.database import Database
 from memos.store.embedder_table import EmbedderRow
@@ -93,7 +94,11 @@ class NoteReader:
         """Return one memory; raise :class:`NotFound`."""
         with self._database.read() as connection:
             scope, repository = _locate(connection, tenant, cube_id, user_id)
-            return repository.get([cube_id], scope)[cube_id]
+            note = repository.get([cube_id], scope).get(cube_id)
+            derived = ActivationRepository(connection, repository.namespace_id)
+            cube = note or derived.cube(cube_id, scope)
+        assert cube is not None  # located in this snapshot
+        return cube
 
     def page(self, scope: Scope, after: str | None, limit: int) -> list[MemCube]:
         """Return up to ``limit`` memories in the order they were stored, beginning after id ``after``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from memos.clock import from_us, now_us, to_us
 from memos.config import Settings
-from memos.cube import DeletionReceipt, MemCube, NewMemory, Scope, State, move
+from memos.cube import RECALLABLE, DeletionReceipt, MemCube, NewMemory, Scope, State, move
 from memos.embedding.base import Embedder
 from memos.embedding.reindex import BATCH, Progress
 from memos.embedding.serving import ServingEmbedder, register
@@ -22,22 +22,31 @@ from memos.ids import new_id
 from memos.plaintext.analysis import terms
 from memos.plaintext.intake import check_metadata, check_text, speaker_of
 from memos.store import namespaces
+from memos.store.activations import ActivationRepository
 from memos.store.cubes import CubeRepository, Note, cube_from_note
 from memos.store.database import Database
+from memos.store.jobs import JobRepository
 from memos.store.namespaces import Namespace
-from memos.store.records import OUTBOX_KEEP, Audit, Idempotency, Jobs, Outbox, request_digest
+from memos.store.records import OUTBOX_KEEP, Audit, Idempotency, Outbox, request_digest
 from memos.store.scoped import locate
 
 _HOUR_US = 3_600_000_000
 
+#: Removes the KV files of these keys; returns whether all of them are gone.
+Discard = Callable[[Sequence[str]], bool]
+
 
 class NoteWriter:
-    """Store, update, move and delete plaintext memories."""
+    """Store, update, move and delete plaintext memories.
 
-    def __init__(self, database: Database, embedder: ServingEmbedder, settings: Settings) -> None:
+    What was derived from a note dies in the transaction that changes or deletes it; ``discard`` then removes the files.
+    """
+
+    def __init__(self, database: Database, embedder: ServingEmbedder, settings: Settings, discard: Discard) -> None:
         self._database = database
         self._embedder = embedder
         self._settings = settings
+        self._discard = discard
 
     def store(
         self,
@@ -107,8 +116,12 @@ class NoteWriter:
             _check_version(present, before.version)
             note = replace(note, valid_from=note.created_at)  # an update holds from now on, whenever it first happened
             repository.add_version(present, note, namespace.revision, row.id, "update")
-            Audit(connection, namespace.id).add("update", cube_id, version=present.version + 1)
-            return _one(repository, cube_id, scope)
+            stale = ActivationRepository(connection, namespace.id).invalidate([cube_id])
+            detail = {"version": present.version + 1, "activations": len(stale)}
+            Audit(connection, namespace.id).add("update", cube_id, **detail)
+            updated = _one(repository, cube_id, scope)
+        self._discard(stale)
+        return updated
 
     def move(self, scope: Scope, cube_id: str, target: State) -> MemCube:
         """Move a cube to another state, if the table of legal moves allows it."""
@@ -117,21 +130,27 @@ class NoteWriter:
             repository = CubeRepository(connection, namespace.id)
             cube = _one(repository, cube_id, scope)
             repository.set_state(cube_id, move(cube.state, target), namespace.revision, now_us())
+            derived = ActivationRepository(connection, namespace.id)
+            stale = [] if target in RECALLABLE else derived.invalidate([cube_id])
             Audit(connection, namespace.id).add("move", cube_id, source=cube.state, target=target)
-            return _one(repository, cube_id, scope)
+            moved = _one(repository, cube_id, scope)
+        self._discard(stale)
+        return moved
 
     def forget(self, scope: Scope, cube_id: str) -> DeletionReceipt:
-        """Delete one memory with its versions, vectors and links."""
+        """Delete one memory with its versions, vectors, links and all that was derived from it; or one derived cube."""
         with self._database.write() as connection:
             namespace = namespaces.open_for_write(connection, scope)
+            derived = ActivationRepository(connection, namespace.id)
+            stale = derived.remove([cube_id]) or derived.invalidate([cube_id])
             removed = CubeRepository(connection, namespace.id).delete([cube_id])
-            if not removed["cubes"]:
+            if not removed["cubes"] and not stale:
                 raise NotFound(f"no memory {cube_id!r} here; it may have been forgotten")
             Outbox(connection, namespace.id).add(namespace.revision, [cube_id])
-            namespaces.count_memories(connection, namespace.id, -1)
+            namespaces.count_memories(connection, namespace.id, -removed["cubes"])
             _trim(connection, namespace)
             Audit(connection, namespace.id).add("forget", cube_id)
-        return _receipt(scope, [cube_id], removed)
+        return self._receipt(scope, [cube_id], removed, stale)
 
     def forget_all(self, scope: Scope) -> DeletionReceipt:
         """Delete every memory of the namespace, of one agent or run if the scope names one."""
@@ -140,17 +159,30 @@ class NoteWriter:
             repository = CubeRepository(connection, namespace.id)
             whole = scope.agent_id is None and scope.run_id is None
             ids = repository.ids(scope)
+            stale = ActivationRepository(connection, namespace.id).invalidate(ids)
             removed = repository.delete(ids)
             Outbox(connection, namespace.id).add(namespace.revision, [] if whole else ids, clear=whole)
             if whole:
-                removed["jobs"] = Jobs(connection, namespace.id).clear()
+                removed["jobs"] = JobRepository(connection, namespace.id).clear()
                 Idempotency(connection, namespace.id).clear()
             namespaces.count_memories(connection, namespace.id, -removed["cubes"])
             _trim(connection, namespace)
             Audit(connection, namespace.id).add("forget_all", count=removed["cubes"])
-        return _receipt(scope, ids, removed)
+        return self._receipt(scope, ids, removed, stale)
 
     # ------------------------------------------------------------ inside
+
+    def _receipt(
+        self, scope: Scope, ids: Sequence[str], removed: dict[str, int], stale: Sequence[str]
+    ) -> DeletionReceipt:
+        return DeletionReceipt(
+            id=new_id(),
+            user_id=scope.user_id,
+            cube_ids=tuple(ids),
+            removed={**removed, "activations": len(stale)},
+            pending=() if self._discard(stale) else ("kv_files",),
+            deleted_at=from_us(now_us()),
+        )
 
     def _revised(self, before: MemCube, text: str | None, metadata: dict[str, Any] | None) -> NewMemory:
         if text is None and metadata is None:
@@ -242,13 +274,3 @@ def _trim(connection: Connection, namespace: Namespace) -> None:
     if until > namespace.floor_revision:
         Outbox(connection, namespace.id).trim(until)
         namespaces.raise_floor(connection, namespace.id, until)
-
-
-def _receipt(scope: Scope, ids: Sequence[str], removed: dict[str, int]) -> DeletionReceipt:
-    return DeletionReceipt(
-        id=new_id(),
-        user_id=scope.user_id,
-        cube_ids=tuple(ids),
-        removed=removed,
-        deleted_at=from_us(now_us()),
-    )

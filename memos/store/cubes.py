@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from sqlalchemy import Row, Select, and_, func, or_
 
 from memos.clock import from_us, maybe_from_us, to_us
-from memos.cube import CubeVersion, Link, MemCube, NewMemory, Scope, State
+from memos.cube import CubeVersion, Kind, Link, MemCube, NewMemory, Scope, State
 from memos.store.schema import cubes, links, parents, vectors, versions
 from memos.store.scoped import ScopedRepository
 
 IN_CHUNK = 500  # bound variables per IN list; SQLite's compiled limit is far above, its planner's comfort is not
 FLOAT32 = np.dtype("<f4")
 
+_IS_NOTE = cubes.c.kind == Kind.PLAINTEXT.value
 _HEADER = tuple(column for column in cubes.c if column.name not in {"namespace_id", "revision"})
 _CONTENT = (
     versions.c.text,
@@ -112,8 +113,9 @@ class CubeRepository(ScopedRepository):
         return found
 
     def ids(self, scope: Scope) -> list[str]:
-        """Return every cube id, in order of creation, narrowed to the scope's agent and run if named."""
-        return list(self.connection.scalars(_narrow(self._select(cubes, cubes.c.id).order_by(cubes.c.id), scope)))
+        """Return every memory's id, in order of creation, narrowed to the scope's agent and run if named."""
+        memories = self._select(cubes, cubes.c.id).where(_IS_NOTE).order_by(cubes.c.id)
+        return list(self.connection.scalars(_narrow(memories, scope)))
 
     def page(self, scope: Scope, after: str | None, limit: int) -> list[MemCube]:
         """Return up to ``limit`` cubes with ids above ``after``, narrowed to the scope's agent and run if named."""
@@ -138,9 +140,8 @@ class CubeRepository(ScopedRepository):
 
     def counts(self) -> dict[str, int]:
         """Return the number of rows by table, and the bytes of text and vectors."""
-        count = {}
+        count = {"cubes": self.connection.scalar(self._select(cubes, func.count()).where(_IS_NOTE)) or 0}
         for name, table in (
-            ("cubes", cubes),
             ("versions", versions),
             ("vectors", vectors),
             ("links", links),

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from sqlalchemy import and_, func, or_
 
+from memos.cube import Kind
 from memos.store.schema import cubes, links, vectors, versions
 from memos.store.scoped import ScopedRepository
+
+_IS_NOTE = cubes.c.kind == Kind.PLAINTEXT.value
 
 
 class Health(ScopedRepository):
     """Compares the tables of one namespace with each other."""
 
     def memories(self) -> int:
-        """Return the number of cubes."""
-        return self.connection.scalar(self._select(cubes, func.count())) or 0
+        """Return the number of memories."""
+        return self.connection.scalar(self._select(cubes, func.count()).where(_IS_NOTE)) or 0
 
     def orphans(self) -> int:
         """Return the number of versions, vectors and links whose memory or version is gone."""
@@ -36,7 +39,7 @@ class Health(ScopedRepository):
         statement = (
             self._select(cubes, func.count())
             .outerjoin_from(cubes, versions, current)
-            .where(versions.c.cube_id.is_(None))
+            .where(_IS_NOTE, versions.c.cube_id.is_(None))
         )
         return self.connection.scalar(statement) or 0
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from memos.clock import now_us
 from memos.errors import IdempotencyConflict
-from memos.store.schema import audit, idempotency, jobs, outbox
+from memos.store.schema import audit, idempotency, outbox
 from memos.store.scoped import ScopedRepository
 
 #: Deletion records kept for readers that lag behind; one further behind reloads instead.
@@ -57,14 +57,6 @@ class Audit(ScopedRepository):
         """Append one record."""
         row = {"action": action, "cube_id": cube_id, "detail": detail, "created_at": now_us()}
         self._insert(audit, [row])
-
-
-class Jobs(ScopedRepository):
-    """Durable jobs of the namespace."""
-
-    def clear(self) -> int:
-        """Remove every job; return how many."""
-        return int(self.connection.execute(self._delete(jobs)).rowcount)
 
 
 class Idempotency(ScopedRepository):

@@ -144,7 +144,32 @@ parents = Table(
     Column("parent_id", ID, primary_key=True),
     Column("parent_version", Integer, primary_key=True),
     _namespace(),
+    Column("position", Integer, nullable=False, server_default=text("0")),
     Index("ix_parents_parent_id", "parent_id"),
+)
+
+#: The payload of an activation cube: where its KV file is and what it was made for. ``key`` names the file; ``loss``
+#: is the measured KL divergence per token that a lossy codec costs, in nats.
+#: An index only: the files describe themselves, and ``memos doctor --rebuild-kv`` writes these rows anew from them.
+activations = Table(
+    "activations",
+    metadata,
+    Column("cube_id", ID, ForeignKey("cubes.id", ondelete="CASCADE"), primary_key=True),
+    _namespace(),
+    Column("key", String(64), nullable=False, unique=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("codec", String(256), nullable=False),
+    Column("tokens", Integer, nullable=False),
+    Column("head_tokens", Integer, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("raw_bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("loss", Float),
+    Column("hits", Integer, nullable=False, server_default=text("0")),
+    Column("misses", Integer, nullable=False, server_default=text("0")),
+    Column("tokens_reused", BigInteger, nullable=False, server_default=text("0")),
+    Column("created_at", BigInteger, nullable=False),
+    Index("ix_activations_namespace_id_fingerprint", "namespace_id", "fingerprint"),
 )
 
 links = Table(
@@ -228,4 +253,4 @@ idempotency = Table(
 )
 
 #: Tables whose rows belong to one namespace: off limits outside scoped repositories (tests/test_scope_rule.py).
-MEMORY_TABLES = (cubes, versions, vectors, parents, links, outbox, jobs, audit, idempotency)
+MEMORY_TABLES = (cubes, versions, vectors, parents, activations, links, outbox, jobs, audit, idempotency)

@@ -25,7 +25,7 @@ from sqlalchemy import (
 from memos.cube import Scope, check_name
 from memos.errors import NotFound
 from memos.ids import is_id
-from memos.store.schema import cubes, namespaces
+from memos.store.schema import activations, cubes, jobs, namespaces
 
 IN_CHUNK = 500  # bound variables per IN list
 
@@ -80,3 +80,32 @@ def taken(connection: Connection, cube_ids: Sequence[str], apart_from: int) -> s
         statement = select(cubes.c.id).where(cubes.c.id.in_(chunk), cubes.c.namespace_id != apart_from)
         found.update(connection.scalars(statement))
     return found
+
+
+def locate_job(connection: Connection, tenant: str, job_id: str) -> Scope:
+    """Return the namespace of a tenant that holds a job, as a scope. Raises :class:`NotFound`."""
+    statement = (
+        select(namespaces.c.user_id)
+        .join_from(jobs, namespaces, jobs.c.namespace_id == namespaces.c.id)
+        .where(jobs.c.id == job_id, namespaces.c.tenant == tenant)
+    )
+    owner = connection.scalar(statement) if is_id(job_id) else None
+    if owner is None:
+        raise NotFound(f"no job {job_id!r} here")
+    return Scope(tenant=tenant, user_id=owner)
+
+
+def unfinished_jobs(connection: Connection) -> list[tuple[Scope, str]]:
+    """Return whose job waits or was running, oldest first: what a restarted process looks at."""
+    statement = (
+        select(namespaces.c.tenant, namespaces.c.user_id, jobs.c.id)
+        .join_from(jobs, namespaces, jobs.c.namespace_id == namespaces.c.id)
+        .where(jobs.c.state.in_(("queued", "running")))
+        .order_by(jobs.c.id)
+    )
+    return [(Scope(tenant=row.tenant, user_id=row.user_id), row.id) for row in connection.execute(statement)]
+
+
+def activation_keys(connection: Connection) -> set[str]:
+    """Return the keys of every KV file that a cube still needs; any other file is an orphan."""
+    return set(connection.scalars(select(activations.c.key)))

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from memos.cube import Frozen, Scope
 from memos.store import embedder_table, namespaces
+from memos.store.activations import ActivationRepository
 from memos.store.cubes import CubeRepository
 from memos.store.database import Database
 
 
 class Statistics(Frozen):
-    """Counts of one namespace. ``index_lag`` is the number of write transactions its collection has still to follow."""
+    """Counts of one namespace. ``index_lag`` is the number of write transactions its collection has still to follow.
+
+    ``activations`` counts KV files that stand now, with their tokens and bytes on disk, how often chats used them
+    (``hits``), how often one that should have served could not (``misses``), and the tokens chats did not recompute.
+    """
 
     user_id: str
     memories: int = 0
@@ -21,6 +26,12 @@ class Statistics(Frozen):
     dimension: int | None = None
     indexed: bool = False
     index_lag: int = 0
+    activations: int = 0
+    activation_tokens: int = 0
+    activation_bytes: int = 0
+    activation_hits: int = 0
+    activation_misses: int = 0
+    tokens_reused: int = 0
 
 
 def statistics(database: Database, scope: Scope) -> Statistics:
@@ -36,6 +47,7 @@ def statistics(database: Database, scope: Scope) -> Statistics:
         if namespace is None:
             return empty
         counts = CubeRepository(connection, namespace.id).counts()
+        kv = ActivationRepository(connection, namespace.id).totals()
     lag = namespace.revision - namespace.indexed_revision
     return empty.model_copy(
         update={
@@ -46,5 +58,11 @@ def statistics(database: Database, scope: Scope) -> Statistics:
             "text_characters": counts["text_characters"],
             "indexed": namespace.collection is not None,
             "index_lag": lag if namespace.collection else 0,
+            "activations": kv["count"],
+            "activation_tokens": kv["tokens"],
+            "activation_bytes": kv["bytes"],
+            "activation_hits": kv["hits"],
+            "activation_misses": kv["misses"],
+            "tokens_reused": kv["tokens_reused"],
         }
     )

@@ -6,29 +6,37 @@ from memos_sdk import errors
 from memos_sdk._client import AsyncMemory, Memory
 from memos_sdk.errors import MemosError
 from memos_sdk.types import (
+    ChatReply,
     CubeVersion,
     DeletionReceipt,
     Hit,
     ImportReport,
+    Job,
     Link,
     MemCube,
+    Miss,
     RecallResult,
     Statistics,
+    Usage,
 )
 
 __version__ = "0.1.0"
 __all__ = [
     "AsyncMemory",
+    "ChatReply",
     "CubeVersion",
     "DeletionReceipt",
     "Hit",
     "ImportReport",
+    "Job",
     "Link",
     "MemCube",
     "Memory",
     "MemosError",
+    "Miss",
     "RecallResult",
     "Statistics",
+    "Usage",
     "__version__",
     "errors",
 ]

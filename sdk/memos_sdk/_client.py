@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,9 +16,11 @@ from memos_sdk._operations import Operation, Time
 from memos_sdk._transport import Transport
 from memos_sdk.errors import InvalidInput, StoreClosed
 from memos_sdk.types import (
+    ChatReply,
     CubeVersion,
     DeletionReceipt,
     ImportReport,
+    Job,
     Link,
     MemCube,
     RecallResult,
@@ -25,6 +28,8 @@ from memos_sdk.types import (
 )
 
 T = TypeVar("T")
+#: Seconds between two looks at a job that is waited for: the first, and the longest.
+POLL_S, POLL_MAX_S = 0.01, 0.25
 
 
 def _open(url: str | None, path: str | Path | None, embedder: Any) -> Transport:
@@ -198,6 +203,64 @@ class Memory:
         """Delete every memory of a user, or of one agent or run of that user."""
         return self._call(operations.forget_all(user_id, agent_id, run_id))
 
+    def promote(
+        self,
+        cube_ids: Sequence[str],
+        *,
+        to: str,
+        user_id: str | None = None,
+        codec: str | None = None,
+    ) -> Job:
+        """Make a cube of a higher tier from memories of one user; they stay as they are.
+
+        ``to="activation"`` keeps their KV cache in a file, compressed by ``codec`` (default: without loss). Returns at
+        once; :meth:`wait` for the job, whose ``result["cube_id"]`` is the new cube.
+        """
+        return self._call(operations.promote(cube_ids, to, user_id, codec))
+
+    def demote(self, cube_id: str, *, user_id: str | None = None) -> DeletionReceipt:
+        """Delete a cube of a higher tier; the memories it was made from stay."""
+        return self._call(operations.demote(cube_id, user_id))
+
+    def job(self, job_id: str) -> Job:
+        """Return how a job stands."""
+        return self._call(operations.job(job_id))
+
+    def wait(self, job: Job | str, *, timeout: float | None = None) -> Job:
+        """Return a job once it is over or, after ``timeout`` seconds, as it stands then."""
+        return self._waited(operations.job(job), timeout)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        top_k: int = 10,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        reuse: bool = True,
+    ) -> ChatReply:
+        """Answer the last of ``messages`` with what the user's memories say about it, on the local model.
+
+        At most ``top_k`` memories are recalled. ``temperature`` 0 is greedy. ``reuse=False`` computes what a KV file
+        could bring. ``reply.usage`` counts tokens and milliseconds, ``reply.tiers`` names the cubes in the prompt.
+        """
+        options = {
+            "top_k": top_k,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "seed": seed,
+            "stop": stop,
+            "reuse": reuse,
+        }
+        return self._call(operations.chat(messages, user_id, agent_id, run_id, options))
+
     def export(
         self,
         path: str | Path,
@@ -247,6 +310,13 @@ class Memory:
 
     def _call(self, operation: Operation[T]) -> T:
         return operation.read(self._transport.call(operation.name, operation.payload))
+
+    def _waited(self, look: Operation[Job], timeout: float | None) -> Job:
+        start, pause = time.monotonic(), POLL_S
+        while not (job := self._call(look)).over and (timeout is None or time.monotonic() - start < timeout):
+            time.sleep(pause)
+            pause = min(2 * pause, POLL_MAX_S)
+        return job
 
 
 class AsyncMemory:
@@ -414,6 +484,64 @@ class AsyncMemory:
         """Delete every memory of a user, or of one agent or run of that user."""
         return await self._call(operations.forget_all(user_id, agent_id, run_id))
 
+    async def promote(
+        self,
+        cube_ids: Sequence[str],
+        *,
+        to: str,
+        user_id: str | None = None,
+        codec: str | None = None,
+    ) -> Job:
+        """Make a cube of a higher tier from memories of one user; they stay as they are.
+
+        ``to="activation"`` keeps their KV cache in a file, compressed by ``codec`` (default: without loss). Returns at
+        once; :meth:`wait` for the job, whose ``result["cube_id"]`` is the new cube.
+        """
+        return await self._call(operations.promote(cube_ids, to, user_id, codec))
+
+    async def demote(self, cube_id: str, *, user_id: str | None = None) -> DeletionReceipt:
+        """Delete a cube of a higher tier; the memories it was made from stay."""
+        return await self._call(operations.demote(cube_id, user_id))
+
+    async def job(self, job_id: str) -> Job:
+        """Return how a job stands."""
+        return await self._call(operations.job(job_id))
+
+    async def wait(self, job: Job | str, *, timeout: float | None = None) -> Job:
+        """Return a job once it is over or, after ``timeout`` seconds, as it stands then."""
+        return await self._waited(operations.job(job), timeout)
+
+    async def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        top_k: int = 10,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        reuse: bool = True,
+    ) -> ChatReply:
+        """Answer the last of ``messages`` with what the user's memories say about it, on the local model.
+
+        At most ``top_k`` memories are recalled. ``temperature`` 0 is greedy. ``reuse=False`` computes what a KV file
+        could bring. ``reply.usage`` counts tokens and milliseconds, ``reply.tiers`` names the cubes in the prompt.
+        """
+        options = {
+            "top_k": top_k,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "seed": seed,
+            "stop": stop,
+            "reuse": reuse,
+        }
+        return await self._call(operations.chat(messages, user_id, agent_id, run_id, options))
+
     async def export(
         self,
         path: str | Path,
@@ -468,6 +596,13 @@ class AsyncMemory:
         transport = await self._opened()
         answer = await asyncio.to_thread(transport.call, operation.name, operation.payload)
         return operation.read(answer)
+
+    async def _waited(self, look: Operation[Job], timeout: float | None) -> Job:
+        start, pause = time.monotonic(), POLL_S
+        while not (job := await self._call(look)).over and (timeout is None or time.monotonic() - start < timeout):
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, POLL_MAX_S)
+        return job
 
     async def _opened(self) -> Transport:
         async with self._opening:

@@ -11,9 +11,11 @@ from typing import Any, Generic, TypeVar
 from pydantic import TypeAdapter
 
 from memos_sdk.types import (
+    ChatReply,
     CubeVersion,
     DeletionReceipt,
     ImportReport,
+    Job,
     Link,
     MemCube,
     RecallResult,
@@ -153,6 +155,34 @@ def forget(cube_id: str, user_id: str | None) -> Operation[DeletionReceipt]:
 def forget_all(user_id: str | None, agent_id: str | None, run_id: str | None) -> Operation[DeletionReceipt]:
     """Return the call behind ``Memory.forget_all``."""
     return Operation("forget_all", _scope(user_id, agent_id, run_id), DeletionReceipt.model_validate)
+
+
+def promote(cube_ids: Sequence[str], to: str, user_id: str | None, codec: str | None) -> Operation[Job]:
+    """Return the call behind ``Memory.promote``."""
+    ids = cube_ids if isinstance(cube_ids, str) else list(cube_ids)
+    return Operation("promote", {"ids": ids, "to": to, "user_id": user_id, "codec": codec}, Job.model_validate)
+
+
+def demote(cube_id: str, user_id: str | None) -> Operation[DeletionReceipt]:
+    """Return the call behind ``Memory.demote``."""
+    return Operation("demote", {"id": cube_id, "user_id": user_id}, DeletionReceipt.model_validate)
+
+
+def job(job_id: str | Job) -> Operation[Job]:
+    """Return the call behind ``Memory.job`` and ``Memory.wait``."""
+    return Operation("job", {"id": job_id.id if isinstance(job_id, Job) else job_id}, Job.model_validate)
+
+
+def chat(
+    messages: Sequence[Mapping[str, str]],
+    user_id: str | None,
+    agent_id: str | None,
+    run_id: str | None,
+    options: Mapping[str, Any],
+) -> Operation[ChatReply]:
+    """Return the call behind ``Memory.chat``."""
+    payload = {"messages": messages, **_scope(user_id, agent_id, run_id), "options": dict(options)}
+    return Operation("chat", payload, ChatReply.model_validate)
 
 
 def export(path: str | Path, user_id: str | None) -> Operation[int]:

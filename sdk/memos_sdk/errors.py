@@ -1,10 +1,11 @@
 """The errors a memory call can raise: the server's tree, mirrored by problem code.
 
 MemosError
-├── InvalidInput ── InvalidText, InvalidFilter, ImportRefused
+├── InvalidInput ── InvalidText, InvalidFilter, ImportRefused, ModelUnsupported, BundleRefused, PromptTooLong
 ├── NotFound
 ├── Conflict ── VersionConflict, IllegalTransition, IdempotencyConflict, EmbedderMismatch
-├── StoreError ── StoreInUse, StoreTooNew, StoreFull, StoreUnavailable, StoreClosed, EmbedderUnavailable
+├── StoreError ── StoreInUse, StoreTooNew, StoreFull, StoreUnavailable, StoreClosed, EmbedderUnavailable,
+│                 ModelUnavailable
 └── NotInstalled   the embedded engine (agent-memos) is missing
 """
 
@@ -58,6 +59,24 @@ class ImportRefused(InvalidInput):
     """A strict import met a malformed line; nothing was imported."""
 
     code = "import-refused"
+
+
+class ModelUnsupported(InvalidInput):
+    """A language model that the runtime would run wrongly."""
+
+    code = "model-unsupported"
+
+
+class BundleRefused(InvalidInput):
+    """A bundle too small to be worth a KV file, or longer than the model can read."""
+
+    code = "bundle-refused"
+
+
+class PromptTooLong(InvalidInput):
+    """A prompt that leaves no room for an answer."""
+
+    code = "prompt-too-long"
 
 
 class NotFound(MemosError):
@@ -142,6 +161,12 @@ class EmbedderUnavailable(StoreError):
     """The embedding model cannot be used."""
 
     code = "embedder-unavailable"
+
+
+class ModelUnavailable(StoreError):
+    """The language model cannot be found or loaded."""
+
+    code = "model-unavailable"
 
 
 class NotInstalled(MemosError):

@@ -167,6 +167,12 @@ class Statistics(Model):
     dimension: int | None = None
     indexed: bool
     index_lag: int
+    activations: int = 0
+    activation_tokens: int = 0
+    activation_bytes: int = 0
+    activation_hits: int = 0
+    activation_misses: int = 0
+    tokens_reused: int = 0
 
 
 class RejectedLine(Model):
@@ -183,3 +189,62 @@ class ImportReport(Model):
     imported: int
     skipped: int
     rejected: tuple[RejectedLine, ...] = ()
+
+
+class Job(Model):
+    """A piece of work that goes on after the call. ``progress`` runs from 0 to 1.
+
+    ``state`` is ``queued``, ``running``, ``done``, ``failed`` or ``cancelled``. ``result`` is there when it is done
+    (``cube_id`` of a promotion), ``error`` when it failed.
+    """
+
+    id: str
+    user_id: str
+    task: str
+    state: str
+    progress: float
+    result: dict[str, Any] | None = None
+    error: str | None = None
+    attempts: int
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def over(self) -> bool:
+        """Whether it is done, failed or cancelled."""
+        return self.state in {"done", "failed", "cancelled"}
+
+
+class Usage(Model):
+    """Tokens and milliseconds of a reply.
+
+    Every token of the prompt was reused from a KV file or recomputed; ``tokens_missed`` are those of the second kind
+    that a KV file should have brought. ``milliseconds``: ``recall``, ``lookup``, ``read``, ``decode``, ``prefill``,
+    ``first_token``, ``total``.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    tokens_reused: int = 0
+    tokens_recomputed: int = 0
+    tokens_missed: int = 0
+    milliseconds: dict[str, float] = {}
+
+
+class Miss(Model):
+    """A KV file that should have served a reply, and why it did not."""
+
+    cube_id: str
+    reason: str
+
+
+class ChatReply(Model):
+    """An answer. ``tiers`` names the cubes in the prompt by the tier that served them."""
+
+    text: str
+    finish_reason: str
+    model: str
+    usage: Usage
+    tiers: dict[str, tuple[str, ...]] = {}
+    misses: tuple[Miss, ...] = ()

@@ -1,0 +1,43 @@
+"""No compression: the layer's bytes as they lie in memory. What the fastest load path reads straight into place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from memos.activation.codecs.base import Array, Codec, Encoded, LayerDecoder, as_words
+from memos.activation.kv import KVBlock, KVShape
+
+PART = "kv"
+
+
+class RawCodec(Codec):
+    """Stores ``[2, heads, tokens, head_dim]`` per layer as one array named :data:`PART`."""
+
+    exact = True
+
+    @property
+    def spec(self) -> str:
+        """``raw``."""
+        return "raw"
+
+    def encode(self, kv: KVBlock) -> Encoded:
+        """Return views of the cache; nothing is copied."""
+        return Encoded(layers=tuple({PART: as_words(layer)} for layer in kv.data))
+
+    def decoder(
+        self, shape: KVShape, tokens: int, shared: Mapping[str, Array], parameters: Mapping[str, Any]
+    ) -> LayerDecoder:
+        """Return the decoder."""
+        return _Copy()
+
+
+class _Copy(LayerDecoder):
+    def decode(self, layer: int, parts: Mapping[str, Array], out: torch.Tensor) -> None:
+        """Copy the bits."""
+        words = as_words(out)
+        if parts[PART].shape != words.shape or parts[PART].dtype != words.dtype:
+            raise ValueError("a raw layer of another shape")
+        words[...] = parts[PART]

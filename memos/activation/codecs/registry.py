@@ -1,0 +1,24 @@
+"""Codec names to codecs: ``NAME`` or ``NAME:key=value,key=value``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from memos.activation.codecs.base import Codec
+from memos.activation.codecs.raw import RawCodec
+from memos.errors import InvalidInput
+
+#: Makers by name; each takes the options as strings and raises ``ValueError`` for one it does not know.
+CODECS: dict[str, Callable[..., Codec]] = {"raw": RawCodec}
+
+
+def make_codec(spec: str) -> Codec:
+    """Return the codec a spec names. Raises :class:`InvalidInput`."""
+    name, _, rest = spec.partition(":")
+    if name not in CODECS:
+        raise InvalidInput(f"no KV codec is called {name!r}; there are: {', '.join(sorted(CODECS))}")
+    try:
+        options = dict(option.split("=", 1) for option in rest.split(",") if option)
+        return CODECS[name](**options)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"KV codec {spec!r} cannot be used: {error}") from error

@@ -1,0 +1,168 @@
+"""Promotion to the activation tier: bundle -> prefill -> encode -> file -> cube."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from memos.activation.bundle import Bundle, bundle_of, check_size, note_of
+from memos.activation.codecs.base import Codec
+from memos.activation.codecs.registry import make_codec
+from memos.activation.container import KVHeader
+from memos.activation.files import KVFiles, Published
+from memos.activation.loss import measured_loss
+from memos.clock import now_us
+from memos.config import Settings
+from memos.cube import Scope
+from memos.errors import Conflict, NotFound
+from memos.ids import new_id
+from memos.runtime.host import ModelHost, Serving
+from memos.schedule.executor import Report
+from memos.store import namespaces
+from memos.store.activations import Activation, ActivationRepository
+from memos.store.cubes import CubeRepository
+from memos.store.database import Database
+from memos.store.records import Audit
+
+#: Tokens of a context window that a bundle leaves to the question and the answer: a quarter.
+ROOM = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A bundle with the prompt tokens its cache will cover, and the name its file will have."""
+
+    bundle: Bundle
+    tokens: Sequence[int]
+    head_tokens: int
+    key: str
+
+
+class Promotion:
+    """The task. Running it twice, or in two processes at once, makes one file and one cube."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        models: ModelHost,
+        files: KVFiles,
+        publishing: threading.Lock,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._models = models
+        self._files = files
+        self._publishing = publishing
+
+    def run(self, scope: Scope, payload: Mapping[str, Any], report: Report) -> dict[str, Any]:
+        """Promote the present versions of the notes ``payload["ids"]``; return the cube's id and size.
+
+        Raises ``BundleRefused``, ``NotFound`` (a note was forgotten), ``Conflict`` (a note changed meanwhile) and
+        ``StoreFull``; the notes are never touched.
+        """
+        serving, codec = self._models.serving(), make_codec(payload["codec"])
+        prepared = self._prepare(scope, self._bundle(scope, payload["ids"]), serving, codec)
+        report(0.1)
+        if (present := self._present(scope, prepared.key)) is not None:
+            return _result(present, made=False)
+        kv = serving.runtime.prefill(prepared.tokens)
+        report(0.6)
+        encoded = codec.encode(kv)
+        loss = None if codec.exact else measured_loss(serving.runtime, prepared.tokens, kv, codec, encoded)
+        report(0.9)
+        header = self._header(prepared, serving, codec, encoded.parameters)
+        with self._publishing:
+            published = self._files.publish(scope.tenant, header, encoded)
+            activation = _activation(prepared, serving, codec, published, loss)
+            return self._register(scope, activation)
+
+    def _bundle(self, scope: Scope, ids: Sequence[str]) -> Bundle:
+        with self._database.read() as connection:
+            namespace = namespaces.find(connection, scope)
+            notes = CubeRepository(connection, namespace.id).get(ids, scope) if namespace else {}
+        gone = [cube_id for cube_id in ids if cube_id not in notes]
+        if gone:
+            raise NotFound(f"no memory {gone[0]!r} here; it may have been forgotten")
+        return bundle_of(note_of(cube) for cube in notes.values())
+
+    def _prepare(self, scope: Scope, bundle: Bundle, serving: Serving, codec: Codec) -> _Prepared:
+        head, memory = serving.format.head, bundle.tokens(serving.format.encode_text)
+        window = serving.loaded.context_window
+        check_size(
+            len(memory),
+            len(head) + len(memory),
+            smallest=self._settings.bundle_min_tokens,
+            largest=window - window // ROOM,
+        )
+        tokens = [*head, *memory]
+        place = (scope.user_id, bundle.digest, serving.fingerprint, codec.spec)
+        return _Prepared(bundle, tokens, len(head), self._files.key(scope.tenant, *place, tokens=tokens))
+
+    def _header(
+        self, prepared: _Prepared, serving: Serving, codec: Codec, parameters: Mapping[str, Any]
+    ) -> KVHeader:
+        return KVHeader(
+            key=prepared.key,
+            cube_id=new_id(),
+            fingerprint=serving.fingerprint,
+            sources=prepared.bundle.sources,
+            token_ids=tuple(prepared.tokens),
+            head_tokens=prepared.head_tokens,
+            first_position=0,
+            shape=serving.loaded.shape,
+            codec=codec.spec,
+            parameters=dict(parameters),
+            created_at=now_us(),
+        )
+
+    def _present(self, scope: Scope, key: str) -> Activation | None:
+        with self._database.read() as connection:
+            namespace = namespaces.find(connection, scope)
+            return None if namespace is None else ActivationRepository(connection, namespace.id).by_key(key)
+
+    def _register(self, scope: Scope, activation: Activation) -> dict[str, Any]:
+        """Write the cube, unless another runner did or a source is no longer what the file was made from."""
+        with self._database.write() as connection:
+            namespace = namespaces.open_for_write(connection, scope)
+            repository = ActivationRepository(connection, namespace.id)
+            other = repository.by_key(activation.key)
+            if other is not None:
+                return _result(other, made=False)
+            if repository.live(activation.sources, scope, now_us()) == set(activation.sources):
+                repository.insert(activation, namespace.revision)
+                Audit(connection, namespace.id).add("promote", activation.cube_id, tokens=activation.tokens)
+                return _result(activation, made=True)
+        self._files.remove(activation.key)
+        raise Conflict("a memory changed, expired or was forgotten while it was promoted; promote again")
+
+
+def _activation(
+    prepared: _Prepared, serving: Serving, codec: Codec, published: Published, loss: float | None
+) -> Activation:
+    tokens = len(prepared.tokens)
+    return Activation(
+        cube_id=published.header.cube_id,
+        key=prepared.key,
+        fingerprint=serving.fingerprint,
+        codec=codec.spec,
+        tokens=tokens,
+        head_tokens=prepared.head_tokens,
+        bytes=published.bytes,
+        raw_bytes=serving.loaded.shape.bytes(tokens),
+        sha256=published.sha256,
+        loss=loss,
+        created_at=published.header.created_at,
+        sources=prepared.bundle.sources,
+    )
+
+
+def _result(activation: Activation, *, made: bool) -> dict[str, Any]:
+    return {
+        "cube_id": activation.cube_id,
+        "tokens": activation.tokens,
+        "bytes": activation.bytes,
+        "made": made,
+    }

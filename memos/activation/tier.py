@@ -1,0 +1,197 @@
+"""The activation tier of one engine: what the rest of the system asks of it.
+
+This module stays light: torch loads with the first promotion, chat or KV file that has to be read.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from memos.activation.care import KVFile, RebuildReport
+from memos.config import Settings
+from memos.cube import Kind, Scope, check_name
+from memos.errors import InvalidInput
+from memos.plaintext.recall import Hit
+from memos.runtime.host import ModelHost, Serving
+from memos.schedule.executor import Report
+from memos.store import namespaces
+from memos.store.activations import Activation, ActivationRepository
+from memos.store.cubes import CubeRepository
+from memos.store.database import Database
+from memos.store.scoped import activation_keys, locate
+
+if TYPE_CHECKING:
+    from memos.activation.care import Care
+    from memos.activation.files import KVFiles
+    from memos.activation.hot import HotFiles
+    from memos.activation.promotion import Promotion
+    from memos.activation.reuse import Reuse
+
+FOLDER = "kv"
+#: Orphans younger than this may belong to another process that has not yet published their cube.
+ORPHAN_AGE_S = 3_600.0
+
+Progress = Callable[[int, int], None]
+
+
+class ActivationTier:
+    """Promotion, reuse, removal and care of KV files."""
+
+    def __init__(self, settings: Settings, database: Database, models: ModelHost) -> None:
+        self._settings = settings
+        self._database = database
+        self._models = models
+        self._folder = settings.home.expanduser() / FOLDER
+        #: Held while a file is published with its cube, and while files without a cube are removed.
+        self._publishing = threading.Lock()
+
+    # ------------------------------------------------------------ promotion
+
+    def check_promotion(
+        self, tenant: str, cube_ids: object, to: str, user_id: str | None, codec: str | None
+    ) -> tuple[Scope, dict[str, Any]]:
+        """Return whose notes are to be promoted and the payload of the job, or refuse before any work."""
+        check_name(user_id, "user_id")
+        if to == Kind.PARAMETRIC.value:
+            raise InvalidInput("promotion to the parametric tier is not in this version; use to='activation'")
+        if to != Kind.ACTIVATION.value:
+            raise InvalidInput(f"to must be 'activation', not {to!r}")
+        ids = _checked_ids(cube_ids)
+        if codec is not None:
+            self._check_codec(codec)
+        with self._database.read() as connection:
+            owners = {locate(connection, tenant, cube_id, user_id) for cube_id in ids}
+            if len(owners) > 1:
+                raise InvalidInput("these memories belong to different users; a cube is made from one user's")
+            (scope,) = owners
+            namespace = namespaces.find(connection, scope)
+            notes = CubeRepository(connection, namespace.id).get(ids, scope) if namespace else {}
+        derived = [cube_id for cube_id in ids if cube_id not in notes]
+        if derived:
+            raise InvalidInput(f"{derived[0]!r} is no memory but a cube made from some; promote those")
+        return scope, {"ids": ids, "to": to, "codec": codec or self._settings.kv_codec}
+
+    def run_promotion(self, scope: Scope, payload: Mapping[str, Any], report: Report) -> dict[str, Any]:
+        """The task behind ``promote``."""
+        return self._promotion.run(scope, payload, report)
+
+    # ------------------------------------------------------------ reuse
+
+    @property
+    def reuse(self) -> Reuse:
+        """Finding and loading the file that covers the memories of a prompt."""
+        return self._reuse
+
+    def prefetch(self, scope: Scope, hits: Sequence[Hit]) -> None:
+        """Begin to load the file a chat about these hits would need, if a model is loaded that could use it."""
+        serving = self._models.ready
+        if serving is not None and hits and self._folder.is_dir():
+            self._reuse.prefetch(scope, hits, serving)
+
+    # ------------------------------------------------------------ removal
+
+    def discard(self, keys: Sequence[str]) -> bool:
+        """Remove the files of cubes that are gone; return whether all of them are.
+
+        A file that could not be removed has no cube: nothing serves it, and the next sweep tries again.
+        """
+        if not keys:
+            return True
+        with self._publishing:
+            with self._database.read() as connection:
+                gone = set(keys) - activation_keys(connection)  # made again meanwhile: equal bytes, and needed
+            for key in gone:
+                self._hot.drop(key)
+            self._reuse.forget(gone)
+            return all([self._files.remove(key) for key in gone])
+
+    def sweep(self) -> None:
+        """Remove files that a process left behind when it ended between the two halves of a removal."""
+        if not self._folder.is_dir():
+            return
+        with self._publishing:
+            with self._database.read() as connection:
+                needed = activation_keys(connection)
+            self._files.sweep(needed, min_age_s=0.0 if self._database.is_sqlite else ORPHAN_AGE_S)
+
+    # ------------------------------------------------------------ care
+
+    def files_of(self, scope: Scope) -> list[KVFile]:
+        """Return the KV files of a namespace as the index knows them."""
+        return [KVFile.of(activation) for activation in self._activations(scope)]
+
+    def verify(self, scope: Scope, progress: Progress) -> list[KVFile]:
+        """Return the KV files of a namespace with what is wrong with each, after reading them whole."""
+        return self._care.verify(scope, self._activations(scope), progress)
+
+    def rebuild(self, progress: Progress) -> RebuildReport:
+        """Write the index anew from the files."""
+        return self._care.rebuild(progress)
+
+    def usage(self) -> tuple[int, int]:
+        """Return the bytes of all KV files on disk and in host memory."""
+        if not self._folder.is_dir():
+            return 0, 0
+        return self._files.usage(), self._hot.bytes
+
+    def close(self) -> None:
+        """Let go of the caches in memory."""
+        if "_hot" in self.__dict__:
+            self._hot.drop_all()
+
+    # ------------------------------------------------------------ inside
+
+    def _activations(self, scope: Scope) -> list[Activation]:
+        with self._database.read() as connection:
+            namespace = namespaces.find(connection, scope)
+            return [] if namespace is None else ActivationRepository(connection, namespace.id).all()
+
+    @staticmethod
+    def _check_codec(spec: str) -> None:
+        from memos.activation.codecs.registry import make_codec
+
+        make_codec(spec)
+
+    @cached_property
+    def _files(self) -> KVFiles:
+        from memos.activation.files import KVFiles
+
+        return KVFiles(self._folder, self._settings.kv_bytes, self._settings.kv_free_bytes)
+
+    @cached_property
+    def _hot(self) -> HotFiles:
+        from memos.activation.hot import HotFiles
+
+        return HotFiles(self._settings.kv_host_bytes)
+
+    @cached_property
+    def _promotion(self) -> Promotion:
+        from memos.activation.promotion import Promotion
+
+        return Promotion(self._settings, self._database, self._models, self._files, self._publishing)
+
+    @cached_property
+    def _reuse(self) -> Reuse:
+        from memos.activation.reuse import Reuse
+
+        return Reuse(self._database, self._files, self._hot)
+
+    @cached_property
+    def _care(self) -> Care:
+        from memos.activation.care import Care
+
+        return Care(self._database, self._files, self._publishing)
+
+
+def _checked_ids(given: object) -> list[str]:
+    if isinstance(given, str) or not isinstance(given, Sequence) or not given:
+        raise InvalidInput("promote needs a list of the ids of memories")
+    if not all(isinstance(cube_id, str) for cube_id in given):
+        raise InvalidInput("the ids of memories are strings")
+    return list(dict.fromkeys(given))
+
+
+__all__ = ["ActivationTier", "Serving"]

@@ -1,0 +1,150 @@
+"""Commands of the upper tiers: promote, demote, chat, kv."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from memos.cli import output
+from memos.cli.command import WHOSE, command
+from memos.cli.failures import FINDING, STORE
+from memos.cli.keep import Identifier
+from memos.cli.session import Session
+
+if TYPE_CHECKING:
+    from memos.activation.care import KVFile
+    from memos.llm.messages import ChatReply
+
+kv = typer.Typer(name="kv", help="Look after the KV files of the activation tier.", no_args_is_help=True)
+
+
+def promote(
+    session: Session,
+    cube_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Memories of one user, in any order.")],
+    *,
+    to: Annotated[str, typer.Option("--to", metavar="TIER", help="`activation`.")] = "activation",
+    codec: Annotated[
+        str | None, typer.Option(metavar="NAME", help="How the file is compressed; anything lossy is your choice.")
+    ] = None,
+) -> None:
+    """Keep the KV cache of memories in a file, so that a chat need not compute it again."""
+    with session.memory() as memory:
+        job = memory.wait(memory.promote(cube_ids, to=to, user_id=session.user, codec=codec))
+        cube = memory.get(job.result["cube_id"]) if job.result else None
+    session.show({"job": job, "cube": cube}, lambda: _promoted(job.error, cube))
+    if job.error:
+        raise typer.Exit(STORE)
+
+
+def demote(session: Session, cube_id: Identifier) -> None:
+    """Delete a cube of a higher tier; the memories it was made from stay."""
+    with session.memory() as memory:
+        receipt = memory.demote(cube_id, user_id=session.user)
+    session.show(receipt, lambda: output.plain(f"demoted {cube_id}"))
+
+
+def chat(
+    session: Session,
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask; - reads stdin.")],
+    *,
+    system: Annotated[str | None, typer.Option(help="Instructions for the model.")] = None,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", help="How many memories at most.")] = 10,
+    max_tokens: Annotated[int, typer.Option(metavar="N", help="Longest answer, in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Repeats what chance did.")] = None,
+    reuse: Annotated[bool, typer.Option(help="Take KV files instead of computing.")] = True,
+) -> None:
+    """Answer a question from memory with the local language model."""
+    asked = sys.stdin.read().strip() if question == "-" else question
+    messages = [{"role": "user", "content": asked}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    live = not session.json and session.out.is_terminal
+    with session.engine() as engine:
+        reply = engine.chat(
+            session.scope,
+            messages,
+            top_k=top_k,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+            reuse=reuse,
+            on_text=(lambda text: session.out.print(output.plain(text), end="")) if live else None,
+        )
+    session.show(reply, lambda: _answered(reply, shown=live))
+
+
+def kv_list(session: Session) -> None:
+    """List a user's KV files."""
+    with session.engine() as engine:
+        files = engine.kv_files(session.scope)
+    session.show(files, lambda: _files(files))
+
+
+def kv_verify(session: Session) -> None:
+    """Read every KV file of a user whole and check it; exit with 1 if one cannot be used."""
+    with session.engine() as engine, session.progress("reading") as progress:
+        files = engine.kv_verify(session.scope, progress)
+    session.show(files, lambda: _files(files))
+    if any(file.problem for file in files):
+        raise typer.Exit(FINDING)
+
+
+def kv_remove(
+    session: Session,
+    cube_ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Activation cubes.")] = None,
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="All KV files of the user.")] = False,
+) -> None:
+    """Delete KV files; the memories stay."""
+    if everything == bool(cube_ids):
+        raise typer.BadParameter("name the ids of activation cubes, or --all")
+    with session.engine() as engine:
+        chosen = cube_ids or [file.cube_id for file in engine.kv_files(session.scope)]
+        receipts = [engine.demote(session.scope.tenant, cube_id, user_id=session.user) for cube_id in chosen]
+    session.show(receipts, lambda: Text(f"removed {len(receipts)} KV files"))
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    command(app, whose=("user",))(promote)
+    command(app, whose=("user",))(demote)
+    command(app, whose=WHOSE)(chat)
+    command(kv, name="ls", whose=("user",))(kv_list)
+    command(kv, name="verify", whose=("user",))(kv_verify)
+    command(kv, name="rm", whose=("user",))(kv_remove)
+    app.add_typer(kv)
+
+
+def _promoted(error: str | None, cube: object) -> RenderableType:
+    if error or cube is None:
+        return output.plain(f"not promoted: {error}")
+    described = getattr(cube, "metadata", {})
+    size = f"{described['tokens']} tokens in {output.megabytes(described['bytes'])}"
+    return output.plain(f"made {getattr(cube, 'id', '')}: {size}, codec {described['codec']}")
+
+
+def _answered(reply: ChatReply, *, shown: bool) -> RenderableType:
+    usage = reply.usage
+    first = usage.milliseconds.get("first_token", 0.0)
+    facts = [
+        f"first token after {first:.0f} ms",
+        f"{usage.tokens_reused} tokens reused, {usage.tokens_recomputed} computed",
+        f"{usage.completion_tokens} written",
+        *(f"KV file of {miss.cube_id} could not be used: {miss.reason}" for miss in reply.misses),
+    ]
+    return Group(Text("") if shown else output.plain(reply.text), Text(", ".join(facts), style="dim"))
+
+
+def _files(files: list[KVFile]) -> RenderableType:
+    made = output.table("cube", "tokens", "size", "codec", "memories", "hits", "", narrow=("cube", "size"))
+    for file in files:
+        size = output.megabytes(file.bytes)
+        row = (file.cube_id, str(file.tokens), size, file.codec, str(file.memories), str(file.hits))
+        made.add_row(*row, output.plain(file.problem or ""))
+    total = sum(file.bytes for file in files)
+    return Group(made, Text(f"{len(files)} files, {output.megabytes(total)}", style="dim"))

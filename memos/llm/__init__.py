@@ -1,0 +1,1 @@
+"""Chat: recalled memories, a language model, and which tier served what."""

@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from memos.activation.care import KVFile, RebuildReport
+from memos.activation.listing import KVFile, RebuildReport
 from memos.activation.tier import ActivationTier
 from memos.clock import from_us, now_us, parse_time
 from memos.config import Settings
@@ -63,11 +63,16 @@ class MemoryOS:
     """The memory of agents, in one store.
 
     Without arguments it opens (or creates) the embedded store in the platform's data directory. All methods may be
-    called from several threads. Methods raise :class:`memos.errors.MemosError` and nothing else that a caller could
-    have caused.
+    called from several threads. ``models`` lets several engines of a process share one language model. Methods raise
+    :class:`memos.errors.MemosError` and nothing else that a caller could have caused.
     """
 
-    def __init__(self, settings: Settings | None = None, embedder: Embedder | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        embedder: Embedder | None = None,
+        models: ModelHost | None = None,
+    ) -> None:
         self.settings = settings or Settings()
         home = self.settings.home.expanduser()
         embedded = self.settings.database_url is None
@@ -84,7 +89,8 @@ class MemoryOS:
         self._embedder = ServingEmbedder(embedder or make_embedder(self.settings))
         self._views = ViewCache(self.settings.cache_bytes)
         self._reader = NoteReader(self.database, self._embedder, self.index, self.relay, self._views)
-        self.models = ModelHost(self.settings)
+        self.models = models or ModelHost(self.settings)
+        self._owns_models = models is None
         self.activation = ActivationTier(self.settings, self.database, self.models)
         self._writer = NoteWriter(self.database, self._embedder, self.settings, self.activation.discard)
         self._jobs = Executor(self.database, {"promote": self.activation.run_promotion})
@@ -312,7 +318,8 @@ class MemoryOS:
             return
         self._open = False
         self._jobs.stop()
-        self.models.close()
+        if self._owns_models:
+            self.models.close()
         self.activation.close()
         self.relay.stop()
         self.index.close()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from memos.embedding.base import Embedder
     from memos.engine import MemoryOS
+    from memos.runtime.host import ModelHost
     from memos_sdk import Memory
 
 # Set before any test module is imported, and inherited by the processes that tests start.
@@ -121,3 +122,14 @@ def engine(data_folder: Path, embedder: Embedder) -> Iterator[MemoryOS]:
 
     with MemoryOS(Settings(home=data_folder), embedder) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def models() -> Iterator[ModelHost]:
+    """The real bundled language model, loaded once for all engines of this test process."""
+    from memos.config import Settings
+    from memos.runtime.host import ModelHost
+
+    host = ModelHost(Settings())
+    yield host
+    host.close()

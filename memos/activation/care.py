@@ -4,58 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
+from memos.activation.files import Found, KVFiles
+from memos.activation.listing import KVFile, RebuildReport
+from memos.activation.promotion import indexed
 from memos.clock import now_us
-from memos.cube import Frozen, Scope
+from memos.cube import Scope
 from memos.store import namespaces
 from memos.store.activations import Activation, ActivationRepository
 from memos.store.database import Database
 from memos.store.namespaces import Namespace
 from memos.store.records import Audit
 
-if TYPE_CHECKING:
-    from memos.activation.files import Found, KVFiles
-
 Progress = Callable[[int, int], None]
-
-
-class KVFile(Frozen):
-    """One KV file of a namespace. ``problem`` says why it cannot be used, where it was read to find out."""
-
-    cube_id: str
-    codec: str
-    tokens: int
-    bytes: int
-    raw_bytes: int
-    memories: int
-    hits: int
-    loss: float | None = None
-    problem: str | None = None
-
-    @classmethod
-    def of(cls, activation: Activation, problem: str | None = None) -> KVFile:
-        """Describe a file as the index knows it."""
-        return cls(
-            cube_id=activation.cube_id,
-            codec=activation.codec,
-            tokens=activation.tokens,
-            bytes=activation.bytes,
-            raw_bytes=activation.raw_bytes,
-            memories=len(activation.sources),
-            hits=activation.hits,
-            loss=activation.loss,
-            problem=problem,
-        )
-
-
-class RebuildReport(Frozen):
-    """What a rebuild did: cubes kept as they were, written anew, dropped for want of a usable file; files removed."""
-
-    kept: int = 0
-    restored: int = 0
-    dropped: int = 0
-    removed: int = 0
 
 
 class Care:
@@ -83,7 +44,7 @@ class Care:
         with self._publishing:
             with self._database.read() as connection:
                 spaces = list(namespaces.every(connection))
-            found = {tenant: list(self._files.scan(tenant)) for tenant in {space.tenant for space in spaces}}
+            found = {tenant: self._whole(tenant) for tenant in {space.tenant for space in spaces}}
             report = RebuildReport()
             for done, space in enumerate(spaces, 1):
                 report = _sum(report, self._rebuild_space(space, found[space.tenant]))
@@ -92,6 +53,10 @@ class Care:
                 needed = {one.key for space in spaces for one in ActivationRepository(connection, space.id).all()}
             removed = self._files.sweep(needed, min_age_s=0.0)
         return report.model_copy(update={"removed": removed})
+
+    def _whole(self, tenant: str) -> list[Found]:
+        found = [one for one in self._files.scan(tenant) if isinstance(one, Found)]
+        return [one for one in found if self._files.verify(tenant, one.header.key) is None]
 
     def _rebuild_space(self, space: Namespace, found: Iterable[Found]) -> RebuildReport:
         scope = Scope(tenant=space.tenant, user_id=space.user_id)
@@ -108,27 +73,9 @@ class Care:
             repository.remove(lost)
             new = [file for key, file in usable.items() if key not in known]
             for file in new:
-                repository.insert(restored(file), namespace.revision)
+                repository.insert(indexed(file), namespace.revision)
             Audit(connection, namespace.id).add("rebuild_kv", restored=len(new), dropped=len(lost))
         return RebuildReport(kept=len(known) - len(lost), restored=len(new), dropped=len(lost))
-
-
-def restored(file: Found) -> Activation:
-    """Return the place in the index of a file that describes itself."""
-    header = file.header
-    return Activation(
-        cube_id=header.cube_id,
-        key=header.key,
-        fingerprint=header.fingerprint,
-        codec=header.codec,
-        tokens=len(header.token_ids),
-        head_tokens=header.head_tokens,
-        bytes=file.bytes,
-        raw_bytes=header.shape.bytes(len(header.token_ids)),
-        sha256=file.sha256,
-        created_at=header.created_at,
-        sources=header.sources,
-    )
 
 
 def _sum(one: RebuildReport, other: RebuildReport) -> RebuildReport:

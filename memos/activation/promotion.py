@@ -11,7 +11,7 @@ from memos.activation.bundle import Bundle, bundle_of, check_size, note_of
 from memos.activation.codecs.base import Codec
 from memos.activation.codecs.registry import make_codec
 from memos.activation.container import KVHeader
-from memos.activation.files import KVFiles, Published
+from memos.activation.files import Found, KVFiles, Published
 from memos.activation.loss import measured_loss
 from memos.clock import now_us
 from memos.config import Settings
@@ -73,11 +73,10 @@ class Promotion:
         encoded = codec.encode(kv)
         loss = None if codec.exact else measured_loss(serving.runtime, prepared.tokens, kv, codec, encoded)
         report(0.9)
-        header = self._header(prepared, serving, codec, encoded.parameters)
+        header = self._header(prepared, serving, codec, loss)
         with self._publishing:
             published = self._files.publish(scope.tenant, header, encoded)
-            activation = _activation(prepared, serving, codec, published, loss)
-            return self._register(scope, activation)
+            return self._register(scope, indexed(published))
 
     def _bundle(self, scope: Scope, ids: Sequence[str]) -> Bundle:
         with self._database.read() as connection:
@@ -101,9 +100,7 @@ class Promotion:
         place = (scope.user_id, bundle.digest, serving.fingerprint, codec.spec)
         return _Prepared(bundle, tokens, len(head), self._files.key(scope.tenant, *place, tokens=tokens))
 
-    def _header(
-        self, prepared: _Prepared, serving: Serving, codec: Codec, parameters: Mapping[str, Any]
-    ) -> KVHeader:
+    def _header(self, prepared: _Prepared, serving: Serving, codec: Codec, loss: float | None) -> KVHeader:
         return KVHeader(
             key=prepared.key,
             cube_id=new_id(),
@@ -111,11 +108,10 @@ class Promotion:
             sources=prepared.bundle.sources,
             token_ids=tuple(prepared.tokens),
             head_tokens=prepared.head_tokens,
-            first_position=0,
             shape=serving.loaded.shape,
             codec=codec.spec,
-            parameters=dict(parameters),
             created_at=now_us(),
+            loss=loss,
         )
 
     def _present(self, scope: Scope, key: str) -> Activation | None:
@@ -139,23 +135,22 @@ class Promotion:
         raise Conflict("a memory changed, expired or was forgotten while it was promoted; promote again")
 
 
-def _activation(
-    prepared: _Prepared, serving: Serving, codec: Codec, published: Published, loss: float | None
-) -> Activation:
-    tokens = len(prepared.tokens)
+def indexed(file: Published | Found) -> Activation:
+    """Return the place in the index of a file, which describes itself."""
+    header = file.header
     return Activation(
-        cube_id=published.header.cube_id,
-        key=prepared.key,
-        fingerprint=serving.fingerprint,
-        codec=codec.spec,
-        tokens=tokens,
-        head_tokens=prepared.head_tokens,
-        bytes=published.bytes,
-        raw_bytes=serving.loaded.shape.bytes(tokens),
-        sha256=published.sha256,
-        loss=loss,
-        created_at=published.header.created_at,
-        sources=prepared.bundle.sources,
+        cube_id=header.cube_id,
+        key=header.key,
+        fingerprint=header.fingerprint,
+        codec=header.codec,
+        tokens=header.tokens,
+        head_tokens=header.head_tokens,
+        bytes=file.bytes,
+        raw_bytes=header.shape.bytes(header.tokens),
+        sha256=file.sha256,
+        loss=header.loss,
+        created_at=header.created_at,
+        sources=header.sources,
     )
 
 

@@ -6,13 +6,15 @@ cover: which live cube was made from most of the memories -> load: from host mem
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from memos.activation.bundle import Bundle, bundle_of, note_of
-from memos.activation.files import Expected, KVFiles
+from memos.activation.files import KVFiles
 from memos.activation.hot import HotFiles
-from memos.activation.loader import LayeredKV, load
+from memos.activation.layered import LayeredKV
+from memos.activation.loader import load
+from memos.activation.opened import Expected
 from memos.clock import now_us
 from memos.cube import Scope
 from memos.plaintext.recall import Hit
@@ -60,7 +62,9 @@ class Reuse:
             repository = ActivationRepository(connection, namespace.id)
             candidates = _ranked(repository.touching([hit.id for hit in hits], serving.fingerprint), chosen)
             now = now_us()
-            best = next((one for one in candidates if repository.live(one.sources, scope, now) == set(one.sources)), None)
+            best = next(
+                (one for one in candidates if repository.live(one.sources, scope, now) == set(one.sources)), None
+            )
             if best is None:
                 return None
             known = self._covers.get(best.key)
@@ -74,23 +78,23 @@ class Reuse:
         return cover
 
     def load(self, scope: Scope, cover: Cover, serving: Serving) -> LayeredKV:
-        """Return the cache of a cover. Raises ``KVMiss`` with the reason why its file cannot be used."""
-        activation = cover.activation
-        expected = Expected(
-            fingerprint=serving.fingerprint,
-            shape=serving.loaded.shape,
-            sources=activation.sources,
-            token_ids=cover.tokens,
-        )
-        return self._hot.get(
-            activation.key, lambda: load(self._files.open(scope.tenant, activation.key, expected))
-        )
+        """Return the cache of a cover; its layers may still be arriving. Raises ``KVMiss`` with the reason why not."""
+        return self._hot.get(cover.activation.key, self._loading(scope, cover, serving))
 
     def prefetch(self, scope: Scope, hits: Sequence[Hit], serving: Serving) -> None:
         """Begin to load the cache that a chat about these hits would need; a miss is found again when it counts."""
         cover = self.cover(scope, hits, serving)
         if cover is not None:
-            self._hot.prefetch(cover.activation.key, lambda: self.load(scope, cover, serving))
+            self._hot.prefetch(cover.activation.key, self._loading(scope, cover, serving))
+
+    def _loading(self, scope: Scope, cover: Cover, serving: Serving) -> Callable[[], LayeredKV]:
+        expected = Expected(
+            fingerprint=serving.fingerprint,
+            shape=serving.loaded.shape,
+            sources=cover.activation.sources,
+            token_ids=cover.tokens,
+        )
+        return lambda: load(self._files.open(scope.tenant, cover.activation.key, expected))
 
     def count(self, scope: Scope, cover: Cover, *, tokens: int) -> None:
         """Record that a chat used a cube (``tokens`` > 0), or could not."""
@@ -101,9 +105,10 @@ class Reuse:
                 ActivationRepository(connection, namespace.id).count_use(cover.activation.cube_id, **use)
 
     def forget(self, keys: Iterable[str]) -> None:
-        """Drop what is remembered of files that are gone."""
-        with self._lock:
-            for key in keys:
+        """Drop what host memory holds of files that are gone."""
+        for key in keys:
+            self._hot.drop(key)
+            with self._lock:
                 self._covers.pop(key, None)
 
     def _remember(self, cover: Cover) -> None:

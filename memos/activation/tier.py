@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from memos.activation.care import KVFile, RebuildReport
+from memos.activation.listing import KVFile, RebuildReport
 from memos.config import Settings
 from memos.cube import Kind, Scope, check_name
 from memos.errors import InvalidInput
@@ -103,10 +103,9 @@ class ActivationTier:
         with self._publishing:
             with self._database.read() as connection:
                 gone = set(keys) - activation_keys(connection)  # made again meanwhile: equal bytes, and needed
-            for key in gone:
-                self._hot.drop(key)
             self._reuse.forget(gone)
-            return all([self._files.remove(key) for key in gone])
+            removed = [self._files.remove(key) for key in gone]  # all are tried
+        return all(removed)
 
     def sweep(self) -> None:
         """Remove files that a process left behind when it ended between the two halves of a removal."""

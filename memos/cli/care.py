@@ -41,9 +41,19 @@ def reindex(
     )
 
 
-def doctor(session: Session) -> None:
-    """Look whether a store is whole; exit with 1 if something must be done. Nothing is changed."""
+def doctor(
+    session: Session,
+    *,
+    rebuild_kv: Annotated[
+        bool,
+        typer.Option("--rebuild-kv", help="First write the index of KV files anew from the files alone."),
+    ] = False,
+) -> None:
+    """Look whether a store is whole; exit with 1 if something must be done. Alone, it changes nothing."""
     from memos.doctor import diagnose
+
+    if rebuild_kv:
+        _rebuild_kv(session)
 
     with session.progress("looking") as progress:
         report = diagnose(session.settings(), session.embedder, progress=progress)
@@ -56,6 +66,13 @@ def register(app: typer.Typer) -> None:
     """Add these commands."""
     command(app)(reindex)
     command(app)(doctor)
+
+
+def _rebuild_kv(session: Session) -> None:
+    with session.engine() as engine, session.progress("reading KV files") as progress:
+        done = engine.rebuild_kv(progress)
+    counts = ", ".join(f"{count} {name}" for name, count in done.model_dump().items())
+    session.err.print(output.plain(f"KV files: {counts}"))
 
 
 def _findings(report: DoctorReport) -> RenderableType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,7 +17,7 @@ from memos.cli.keep import Identifier
 from memos.cli.session import Session
 
 if TYPE_CHECKING:
-    from memos.activation.care import KVFile
+    from memos.activation.listing import KVFile
     from memos.llm.messages import ChatReply
 
 kv = typer.Typer(name="kv", help="Look after the KV files of the activation tier.", no_args_is_help=True)
@@ -140,7 +141,7 @@ def _answered(reply: ChatReply, *, shown: bool) -> RenderableType:
     return Group(Text("") if shown else output.plain(reply.text), Text(", ".join(facts), style="dim"))
 
 
-def _files(files: list[KVFile]) -> RenderableType:
+def _files(files: Sequence[KVFile]) -> RenderableType:
     made = output.table("cube", "tokens", "size", "codec", "memories", "hits", "", narrow=("cube", "size"))
     for file in files:
         size = output.megabytes(file.bytes)

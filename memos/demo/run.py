@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from memos.config import Settings
-from memos.demo import forgetting, show, steps
+from memos.demo import forgetting, show, steps, tiers
 from memos.demo.material import FRIENDS, READER, Batch, Question, load
 from memos.demo.timing import Stopwatch, TimedEmbedder, quantiles
 from memos.embedding.base import Embedder
@@ -57,6 +57,7 @@ class _Demo:
             self._store(memory, batches)
             self._ask(memory, questions)
             self._narrow(memory)
+            self._chat(memory)
             self._forget(memory, batches)
             kept = _glance(memory, questions)
         self._reopen(batches, questions, kept)
@@ -90,6 +91,11 @@ class _Demo:
         show.explained(self._screen, self._report["explained"])
         show.narrowed(self._screen, self._report["narrowed"])
         show.context(self._screen, self._report["context"])
+
+    def _chat(self, memory: Memory) -> None:
+        with self._watch.measure("chatting with a memory, computed and reloaded"):
+            self._report["tiers"] = tiers.tiers(memory)
+        show.tiers(self._screen, self._report["tiers"])
 
     def _forget(self, memory: Memory, batches: list[Batch]) -> None:
         with self._watch.measure("forgetting, and looking for what is left"):

@@ -56,6 +56,27 @@ def explained(screen: Console, result: Data) -> None:
     screen.print(f"Stages in ms: {laps}\n", highlight=False)
 
 
+def tiers(screen: Console, result: Data) -> None:
+    """Show the same answer with its memories computed and reloaded."""
+    if "error" in result:
+        screen.print(f"no KV file could be made: {result['error']}", markup=False)
+        return
+    table = _table(f"Chat: {result['question']}", "memories", "reused", "computed", "first token", "answer")
+    for name in ("recompute", "reload"):
+        reply = result[name]
+        first = f"{reply['milliseconds']['first_token']:,.0f} ms"
+        counts = (str(reply["tokens_reused"]), str(reply["tokens_recomputed"]))
+        table.add_row(name, *counts, first, Text(textwrap.shorten(reply["text"], 160, placeholder=" …")))
+    screen.print(table)
+    cube, times = result["cube"], [result[name]["milliseconds"]["first_token"] for name in ("recompute", "reload")]
+    screen.print(
+        f"{cube['memories']} memories, {cube['tokens']} tokens, in a KV file of {cube['bytes'] / 1e6:.1f} MB; "
+        f"answers {'identical' if result['identical'] else 'DIFFERENT'}, first token {times[0] / times[1]:.1f} times "
+        f"sooner\n",
+        highlight=False,
+    )
+
+
 def narrowed(screen: Console, results: Sequence[Data]) -> None:
     """Show what filters and ``as_of`` do."""
     table = _table("Filters and points in time", "question", "options", "two best hits")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memos.activation.bundle import BundleNote, bundle_of
-from memos.activation.misses import KVMiss
+from memos.activation.miss import KVMiss
 from memos.activation.tier import ActivationTier
 from memos.config import Settings
 from memos.cube import Scope
@@ -21,7 +21,7 @@ from memos.plaintext.recall import Hit, RecallResult
 from memos.runtime.host import ModelHost, Serving
 
 if TYPE_CHECKING:
-    from memos.activation.loader import LayeredKV
+    from memos.activation.layered import LayeredKV
     from memos.activation.reuse import Cover
     from memos.runtime.loop import Generated
 
@@ -109,7 +109,7 @@ class Chat:
                 kv = self._activation.reuse.load(scope, prompt.cover, serving)
                 return self._run(prompt, options, on_text, serving, watch, kv), kv, []
             except KVMiss as miss:
-                misses = [Miss(cube_id=prompt.cover.activation.cube_id, reason=f"{miss.reason}: {miss}")]
+                misses = [Miss(cube_id=prompt.cover.activation.cube_id, reason=str(miss))]
         else:
             misses = []
         return self._run(prompt, options, on_text, serving, watch, None), None, misses

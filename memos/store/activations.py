@@ -118,7 +118,8 @@ class ActivationRepository(ScopedRepository):
         for start in range(0, len(ids), IN_CHUNK):
             chunk = ids[start : start + IN_CHUNK]
             statement = self._select(cubes).where(cubes.c.id.in_(chunk), cubes.c.kind == Kind.PLAINTEXT.value)
-            living.update((row.id, row.version) for row in self.connection.execute(statement) if _holds(row, scope, now))
+            rows = self.connection.execute(statement)
+            living.update((row.id, row.version) for row in rows if _holds(row, scope, now))
         return living & set(sources)
 
     def cube(self, cube_id: str, scope: Scope) -> MemCube | None:

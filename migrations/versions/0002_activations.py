@@ -31,9 +31,7 @@ def upgrade() -> None:
         sa.Column("misses", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("tokens_reused", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["cube_id"], ["cubes.id"], name=op.f("fk_activations_cube_id"), ondelete="CASCADE"
-        ),
+        sa.ForeignKeyConstraint(["cube_id"], ["cubes.id"], name=op.f("fk_activations_cube_id"), ondelete="CASCADE"),
         sa.ForeignKeyConstraint(
             ["namespace_id"], ["namespaces.id"], name=op.f("fk_activations_namespace_id"), ondelete="CASCADE"
         ),

@@ -1,0 +1,253 @@
+"""The KV files of a data directory: published whole or not at all, checked before they are used.
+
+root/secret                     what all of them are sealed with (keys.py)
+root/lock                       held while room is reserved
+root/ab/ab34...safetensors      a file by its key (layout.py); folders 0700, files 0600
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from memos.activation.codecs.base import Encoded
+from memos.activation.container import KVHeader
+from memos.activation.keys import TenantSecrets, storage_key, sync_folder
+from memos.activation.layout import compose
+from memos.activation.miss import KVMiss
+from memos.activation.opened import Expected, Opened, open_file, read_arrays, room_for
+from memos.activation.room import SUFFIX, Room, abandoned, failure
+
+_KEY = re.compile(r"[0-9a-f]{64}")
+_CHUNK = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A file that is on the disk. ``made`` is false where an equal one was there already, which ``header`` is of."""
+
+    header: KVHeader
+    path: Path
+    bytes: int
+    sha256: str
+    made: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file that a scan found and that is, all but its layers, as it was written."""
+
+    header: KVHeader
+    path: Path
+    bytes: int
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the file as it is now. Raises :class:`KVMiss`."""
+        return digest_of(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A file that a scan found and that cannot be used, or is another tenant's (``seal``)."""
+
+    path: Path
+    reason: str
+    message: str
+
+
+class KVFiles:
+    """Publishes, opens and removes KV files below ``root``; together they never exceed ``cap_bytes``.
+
+    A publication leaves at least ``free_floor_bytes`` of the disk free. Any number of threads and processes may share
+    a root. Raises :class:`StoreUnavailable` when ``root`` cannot be used.
+    """
+
+    def __init__(self, root: Path, cap_bytes: int, free_floor_bytes: int) -> None:
+        self._root = root
+        self._secrets = TenantSecrets(root)
+        self._room = Room(root, cap_bytes, free_floor_bytes)
+
+    def key(self, tenant: str, *parts: str, tokens: Sequence[int]) -> str:
+        """Return the storage key of what these parts and token ids describe."""
+        return storage_key(self._secrets.of(tenant), *parts, tokens=tokens)
+
+    # ------------------------------------------------------------ writing
+
+    def publish(self, tenant: str, header: KVHeader, encoded: Encoded) -> Published:
+        """Write a file and give it its name once its bytes are on the disk.
+
+        Where a good file of that key stands, it stays. Raises :class:`StoreFull` for want of room, before anything is
+        written wherever that can be known, and :class:`StoreUnavailable`.
+        """
+        path = self._path(header.key)
+        if (standing := self._standing(tenant, header.key)) is not None:
+            return standing
+        header = replace(header, parameters=encoded.parameters)
+        pieces = compose(header, encoded, self._secrets.of(tenant))
+        size = sum(piece.nbytes for piece in pieces)
+        try:
+            self._make_folder(path.parent)
+            with self._room.reserve(path.parent, size) as (handle, temporary):
+                sha256 = _write(handle, pieces)
+                if (standing := self._take_place(tenant, temporary, path)) is not None:
+                    return standing
+                sync_folder(path.parent)
+        except OSError as error:
+            raise failure(error, self._root) from error
+        return Published(header, path, size, sha256, made=True)
+
+    def remove(self, key: str) -> bool:
+        """Remove a file; return whether it is gone now, which it also is if there was none."""
+        path = self._path(key)
+        try:
+            path.unlink(missing_ok=True)
+            if path.parent.is_dir():
+                sync_folder(path.parent)
+        except OSError:
+            return False
+        return True
+
+    def sweep(self, live_keys: Collection[str], min_age_s: float) -> int:
+        """Remove what killed publications left, and files of no live key last written ``min_age_s`` ago or earlier.
+
+        Returns how many files were removed.
+        """
+        oldest = time.time() - min_age_s
+        try:
+            with self._room.locked():
+                entries = list(self._room.entries())
+                stale = [entry.path for entry in entries if entry.temporary and abandoned(entry.path)]
+        except OSError as error:
+            raise failure(error, self._root) from error
+        orphans = [
+            entry.path
+            for entry in entries
+            if not entry.temporary and entry.key not in live_keys and entry.modified <= oldest
+        ]
+        return sum(_unlinked(path) for path in [*stale, *orphans])
+
+    # ------------------------------------------------------------ reading
+
+    def open(self, tenant: str, key: str, expected: Expected) -> Opened:
+        """Open the file of a key. Raises :class:`KVMiss` with the reason why it cannot be used."""
+        opened = self._open(tenant, key)
+        try:
+            expected.check(opened.header)
+        except KVMiss:
+            opened.close()
+            raise
+        return opened
+
+    def verify(self, tenant: str, key: str, sha256: str | None = None) -> str | None:
+        """Read a file whole; return what is wrong with it, if anything. ``sha256`` is what its digest has to be."""
+        try:
+            with self._open(tenant, key) as opened:
+                room = room_for(*opened.layers)
+                for layer in opened.layers:
+                    read_arrays(opened.file, layer, room)
+            if sha256 is not None and digest_of(self._path(key)) != sha256:
+                raise KVMiss("checksum", "it is whole, but not the file that was published")
+        except KVMiss as miss:
+            return str(miss)
+        return None
+
+    def scan(self, tenant: str) -> Iterator[Found | Rejected]:
+        """Yield a tenant's files, as far as can be told without reading their layers, and what is none of them."""
+        for entry in self._room.entries():
+            if entry.temporary:
+                continue
+            try:
+                with self._open(tenant, entry.key) as opened:
+                    yield Found(opened.header, entry.path, opened.bytes)
+            except KVMiss as miss:
+                yield Rejected(entry.path, miss.reason, miss.message)
+
+    def usage(self) -> int:
+        """Return the bytes of all files, counted on the disk."""
+        return self._room.used()
+
+    # ------------------------------------------------------------ inside
+
+    def _path(self, key: str) -> Path:
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"{key!r} is not a storage key")
+        return self._root / key[:2] / f"{key}{SUFFIX}"
+
+    def _open(self, tenant: str, key: str) -> Opened:
+        if not _KEY.fullmatch(key):
+            raise KVMiss("key", "that is not a storage key")
+        return open_file(self._path(key), key, self._secrets.of(tenant))
+
+    def _standing(self, tenant: str, key: str) -> Published | None:
+        """Return the file of a key if there is one and it is whole."""
+        if self.verify(tenant, key) is not None:
+            return None
+        try:
+            with self._open(tenant, key) as opened:
+                path = self._path(key)
+                return Published(opened.header, path, opened.bytes, digest_of(path), made=False)
+        except KVMiss:
+            return None
+
+    def _take_place(self, tenant: str, temporary: Path, path: Path) -> Published | None:
+        """Give the file its name, unless a good one of another writer has it: the first one stays."""
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            standing = self._standing(tenant, path.name.removesuffix(SUFFIX))
+            if standing is None:
+                temporary.replace(path)
+            return standing
+        return None
+
+    def _make_folder(self, folder: Path) -> None:
+        if not folder.is_dir():
+            folder.mkdir(mode=0o700, exist_ok=True)
+            sync_folder(self._root)
+
+
+def _write(handle: int, pieces: Sequence[memoryview]) -> str:
+    """Write pieces one after the other, wait until they are on the disk, and return the hex SHA-256 of them all."""
+    with ThreadPoolExecutor(1, "memos-kv-digest") as pool:
+        digest = pool.submit(_sha256, pieces)
+        for piece in pieces:
+            for start in range(0, piece.nbytes, _CHUNK):
+                _write_all(handle, piece[start : start + _CHUNK])
+        os.fsync(handle)
+        return digest.result()
+
+
+def _write_all(handle: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(handle, data) :]
+
+
+def _sha256(pieces: Sequence[memoryview]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def digest_of(path: Path) -> str:
+    """Return the hex SHA-256 of a file. Raises :class:`KVMiss` (``io``)."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise KVMiss("io", f"it cannot be read: {error.strerror}") from error
+
+
+def _unlinked(path: Path) -> bool:
+    try:
+        path.unlink()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,136 @@
+"""How much room KV files take, and may take. Counted from the disk each time: there is no counter to go wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from memos.errors import StoreError, StoreFull, StoreUnavailable
+
+SUFFIX = ".safetensors"
+TEMPORARY = ".tmp"
+_LOCK = "lock"
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file below the root: a KV file, or the temporary one of a publication."""
+
+    path: Path
+    bytes: int
+    modified: float
+    temporary: bool
+
+    @property
+    def key(self) -> str:
+        """The storage key a KV file's name says."""
+        return self.path.name.removesuffix(SUFFIX)
+
+
+class Room:
+    """The files below a root, a hard cap on their bytes, and the free space they must leave."""
+
+    def __init__(self, root: Path, cap_bytes: int, free_floor_bytes: int) -> None:
+        self.root = root
+        self._cap = cap_bytes
+        self._floor = free_floor_bytes
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield every file, published or being written. Raises :class:`StoreUnavailable`."""
+        try:
+            for folder in os.scandir(self.root):
+                if len(folder.name) == 2 and folder.is_dir(follow_symlinks=False):
+                    yield from _entries(folder.path)
+        except OSError as error:
+            raise failure(error, self.root) from error
+
+    def used(self) -> int:
+        """Return the bytes of all files, including what is being written."""
+        return sum(entry.bytes for entry in self.entries())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other thread and process from reserving room, and from sweeping."""
+        handle = os.open(self.root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    @contextmanager
+    def reserve(self, folder: Path, size: int) -> Iterator[tuple[int, Path]]:
+        """Make a temporary file of ``size`` bytes in ``folder``, open for writing; remove its name in the end.
+
+        Its blocks are allocated first: a full disk shows before anything is written. It stays locked while it is open,
+        so that :func:`abandoned` can tell it from what a killed process left. Raises :class:`StoreFull`.
+        """
+        path = folder / f".{secrets.token_hex(12)}{TEMPORARY}"
+        with contextlib.ExitStack() as undo:
+            with self.locked():
+                self._admit(size)
+                handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                undo.callback(os.close, handle)
+                undo.callback(path.unlink, missing_ok=True)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                os.posix_fallocate(handle, 0, size)
+            yield handle, path
+
+    def _admit(self, size: int) -> None:
+        used = self.used()
+        if used + size > self._cap:
+            raise StoreFull(
+                f"KV files take {used:,} of {self._cap:,} bytes and one more needs {size:,}; "
+                f"raise MEMOS_KV_BYTES, or remove some with `memos kv rm`"
+            )
+        disk = os.statvfs(self.root)
+        free = disk.f_bavail * disk.f_frsize
+        if free - size < self._floor:
+            raise StoreFull(
+                f"a KV file of {size:,} bytes would leave less than {self._floor:,} of {free:,} free bytes; "
+                f"make room on the disk, lower MEMOS_KV_FREE_BYTES, or remove KV files with `memos kv rm`"
+            )
+
+
+def _entries(folder: str) -> Iterator[Entry]:
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as found:
+        for file in found:
+            temporary = file.name.endswith(TEMPORARY)
+            if temporary or file.name.endswith(SUFFIX):
+                with contextlib.suppress(FileNotFoundError):
+                    status = file.stat(follow_symlinks=False)
+                    linked = temporary and status.st_nlink > 1  # published already, and counted there
+                    yield Entry(Path(file.path), 0 if linked else status.st_size, status.st_mtime, temporary)
+
+
+def abandoned(path: Path) -> bool:
+    """Whether the process that wrote a temporary file is gone."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def failure(error: OSError, path: Path) -> StoreError:
+    """Return the error that a failed write is for a caller."""
+    if error.errno in _FULL:
+        return StoreFull(
+            f"no space left for KV files in {path}; nothing was stored. Make room on the disk, or remove some with "
+            f"`memos kv rm`"
+        )
+    return StoreUnavailable(f"KV files in {path} cannot be written or listed: {error.strerror}")

@@ -1,0 +1,45 @@
+"""One question asked twice of the local model: the memories computed anew, then reloaded from a KV file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from memos.demo.material import FRIENDS
+from memos_sdk import ChatReply, Memory
+
+QUESTION = "What did Maya and Tom tell each other about Maya's cat?"
+#: Memories that go into the KV file, and those of them that the prompt is about.
+BUNDLE, CHOSEN = 60, 8
+ANSWER_TOKENS = 40
+#: Asked of each way in turn; the first pair is not counted, it warms what every later chat finds warm.
+ROUNDS = 4
+
+
+def tiers(memory: Memory) -> dict[str, Any]:
+    """Promote some memories, ask with and without the file, and compare text and milliseconds."""
+    hits = memory.recall(QUESTION, user_id=FRIENDS, top_k=BUNDLE).hits
+    job = memory.wait(memory.promote([hit.id for hit in hits], to="activation", user_id=FRIENDS))
+    if job.result is None:
+        return {"error": job.error}
+    rounds = [(_ask(memory, reuse=False), _ask(memory, reuse=True)) for _ in range(ROUNDS)][1:]
+    recomputed, reloaded = ([pair[way] for pair in rounds] for way in (0, 1))
+    cube = memory.get(job.result["cube_id"])
+    return {
+        "question": QUESTION,
+        "cube": {"id": cube.id, **cube.metadata, "memories": len(cube.provenance.parents)},
+        "recompute": _told(recomputed),
+        "reload": _told(reloaded),
+        "identical": len({reply.text for pair in rounds for reply in pair}) == 1,
+    }
+
+
+def _ask(memory: Memory, *, reuse: bool) -> ChatReply:
+    messages: Sequence[Mapping[str, str]] = [{"role": "user", "content": QUESTION}]
+    return memory.chat(messages, user_id=FRIENDS, top_k=CHOSEN, max_tokens=ANSWER_TOKENS, reuse=reuse)
+
+
+def _told(replies: Sequence[ChatReply]) -> dict[str, Any]:
+    """Return the reply whose first token came in the median time."""
+    middle = sorted(replies, key=lambda reply: reply.usage.milliseconds["first_token"])[len(replies) // 2]
+    return {"text": middle.text, "tiers": middle.tiers, **middle.usage.model_dump()}

@@ -20,7 +20,7 @@ What is checked, on a random two-layer Llama that upstream's own ``HFLLM`` loads
     - ``merge_rerotated``: the second cache's keys were moved to their new positions.
 
 The environment holds MemoryOS without its dependencies, and of these what importing ``KVCacheMemory`` needs, at the
-versions upstream asks for: about three and a half minutes and 1.4 GB, once. The model hub is off.
+versions upstream asks for: three to five minutes and 1.4 GB, once. The model hub is off.
 """
 
 from __future__ import annotations

@@ -7,12 +7,10 @@ root/ab/ab34...safetensors      a file by its key (layout.py); folders 0700, fil
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import time
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,9 +21,9 @@ from memos.activation.layout import compose
 from memos.activation.miss import KVMiss
 from memos.activation.opened import Expected, Opened, open_file, read_arrays, room_for
 from memos.activation.room import SUFFIX, Room, abandoned, failure
+from memos.activation.writing import digest_of, write_out
 
 _KEY = re.compile(r"[0-9a-f]{64}")
-_CHUNK = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +93,7 @@ class KVFiles:
         try:
             self._make_folder(path.parent)
             with self._room.reserve(path.parent, size) as (handle, temporary):
-                sha256 = _write(handle, pieces)
+                sha256 = write_out(handle, pieces)
                 if (standing := self._take_place(tenant, temporary, path)) is not None:
                     return standing
                 sync_folder(path.parent)
@@ -211,38 +209,6 @@ class KVFiles:
         if not folder.is_dir():
             folder.mkdir(mode=0o700, exist_ok=True)
             sync_folder(self._root)
-
-
-def _write(handle: int, pieces: Sequence[memoryview]) -> str:
-    """Write pieces one after the other, wait until they are on the disk, and return the hex SHA-256 of them all."""
-    with ThreadPoolExecutor(1, "memos-kv-digest") as pool:
-        digest = pool.submit(_sha256, pieces)
-        for piece in pieces:
-            for start in range(0, piece.nbytes, _CHUNK):
-                _write_all(handle, piece[start : start + _CHUNK])
-        os.fsync(handle)
-        return digest.result()
-
-
-def _write_all(handle: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(handle, data) :]
-
-
-def _sha256(pieces: Sequence[memoryview]) -> str:
-    digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(piece)
-    return digest.hexdigest()
-
-
-def digest_of(path: Path) -> str:
-    """Return the hex SHA-256 of a file. Raises :class:`KVMiss` (``io``)."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise KVMiss("io", f"it cannot be read: {error.strerror}") from error
 
 
 def _unlinked(path: Path) -> bool:

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from memos.activation.bundle import Bundle, bundle_of, check_size, note_of
-from memos.activation.codecs.base import Codec
+from memos.activation.codecs.base import Codec, Encoded
 from memos.activation.codecs.registry import make_codec
 from memos.activation.container import KVHeader
 from memos.activation.files import Found, KVFiles, Published
+from memos.activation.kv import KVBlock
 from memos.activation.loss import measured_loss
 from memos.clock import now_us
 from memos.config import Settings
 from memos.cube import Scope
-from memos.errors import Conflict, NotFound
+from memos.errors import Conflict, InvalidInput, NotFound
 from memos.ids import new_id
 from memos.runtime.host import ModelHost, Serving
 from memos.schedule.executor import Report
@@ -70,7 +71,7 @@ class Promotion:
             return _result(present, made=False)
         kv = serving.runtime.prefill(prepared.tokens)
         report(0.6)
-        encoded = codec.encode(kv)
+        encoded = _encoded(codec, kv)
         loss = None if codec.exact else measured_loss(serving.runtime, prepared.tokens, kv, codec, encoded)
         report(0.9)
         header = self._header(prepared, serving, codec, loss)
@@ -133,6 +134,13 @@ class Promotion:
                 return _result(activation, made=True)
         self._files.remove(activation.key)
         raise Conflict("a memory changed, expired or was forgotten while it was promoted; promote again")
+
+
+def _encoded(codec: Codec, kv: KVBlock) -> Encoded:
+    try:
+        return codec.encode(kv)
+    except ValueError as error:
+        raise InvalidInput(f"KV codec {codec.spec!r} cannot encode this cache: {error}") from error
 
 
 def indexed(file: Published | Found) -> Activation:

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from memos.activation.codecs.base import Codec
+from memos.activation.codecs.gear import gear
+from memos.activation.codecs.groupwise import groupwise
+from memos.activation.codecs.lossless import LosslessCodec
+from memos.activation.codecs.mikv import mikv
 from memos.activation.codecs.raw import RawCodec
+from memos.activation.codecs.zipcache import zipcache
 from memos.errors import InvalidInput
 
 #: Makers by name; each takes the options as strings and raises ``ValueError`` for one it does not know.
-CODECS: dict[str, Callable[..., Codec]] = {"raw": RawCodec}
+CODECS: dict[str, Callable[..., Codec]] = {
+    "gear": gear,
+    "int2": partial(groupwise, 2),
+    "int3": partial(groupwise, 3),
+    "int4": partial(groupwise, 4),
+    "int8": partial(groupwise, 8),
+    "lossless": LosslessCodec,
+    "mikv": mikv,
+    "raw": RawCodec,
+    "zipcache": zipcache,
+}
 
 
 def make_codec(spec: str) -> Codec:

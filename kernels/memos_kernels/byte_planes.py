@@ -90,5 +90,7 @@ def join32(
             for t in range(count):
                 for d in range(channels):
                     high = np.uint32(block[t, d]) << np.uint32(24)
-                    turned = high | (np.uint32(middle[m, first + t, d]) << np.uint32(16)) | np.uint32(low[m, first + t, d])
+                    turned = (
+                        high | (np.uint32(middle[m, first + t, d]) << np.uint32(16)) | np.uint32(low[m, first + t, d])
+                    )
                     words[m, first + t, d] = (turned >> np.uint32(1)) | (turned << np.uint32(31))

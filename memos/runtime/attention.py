@@ -94,10 +94,11 @@ def _attend(
 def merge(parts: Many[Partial]) -> torch.Tensor:
     """Join attention over disjoint keys: outputs ``[heads, n, head_dim]`` with log-sum-exps ``[heads, n]``."""
     output, mass = parts[0]
-    for other, more in parts[1:]:
+    for place, (other, more) in enumerate(parts[1:], 2):
         share = torch.sigmoid(mass - more).to(output.dtype).unsqueeze(-1)
         output = torch.lerp(other, output, share)
-        mass = torch.logaddexp(mass, more)
+        if place < len(parts):
+            mass = torch.logaddexp(mass, more)
     return output
 
 

@@ -45,22 +45,23 @@ def bundled_config(file: GGUFFile, attention: str) -> LlamaConfig:
     from transformers import LlamaConfig
 
     meta = file.metadata
-    return LlamaConfig(
-        vocab_size=meta["llama.vocab_size"],
-        hidden_size=meta["llama.embedding_length"],
-        intermediate_size=meta["llama.feed_forward_length"],
-        num_hidden_layers=meta["llama.block_count"],
-        num_attention_heads=meta["llama.attention.head_count"],
-        num_key_value_heads=meta["llama.attention.head_count_kv"],
-        max_position_embeddings=meta["llama.context_length"],
-        rms_norm_eps=meta["llama.attention.layer_norm_rms_epsilon"],
-        rope_parameters={"rope_type": "default", "rope_theta": meta["llama.rope.freq_base"]},
-        bos_token_id=meta["tokenizer.ggml.bos_token_id"],
-        eos_token_id=meta["tokenizer.ggml.eos_token_id"],
-        pad_token_id=meta["tokenizer.ggml.padding_token_id"],
-        attn_implementation=attention,
-        tie_word_embeddings="output.weight" not in file.tensors,
-    )
+    fields: dict[str, Any] = {
+        "vocab_size": meta["llama.vocab_size"],
+        "hidden_size": meta["llama.embedding_length"],
+        "intermediate_size": meta["llama.feed_forward_length"],
+        "num_hidden_layers": meta["llama.block_count"],
+        "num_attention_heads": meta["llama.attention.head_count"],
+        "num_key_value_heads": meta["llama.attention.head_count_kv"],
+        "max_position_embeddings": meta["llama.context_length"],
+        "rms_norm_eps": meta["llama.attention.layer_norm_rms_epsilon"],
+        "rope_parameters": {"rope_type": "default", "rope_theta": meta["llama.rope.freq_base"]},
+        "bos_token_id": meta["tokenizer.ggml.bos_token_id"],
+        "eos_token_id": meta["tokenizer.ggml.eos_token_id"],
+        "pad_token_id": meta["tokenizer.ggml.padding_token_id"],
+        "attn_implementation": attention,
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+    }
+    return LlamaConfig(**fields)
 
 
 def bundled_model(file: GGUFFile, config: LlamaConfig, dtype: torch.dtype) -> LlamaForCausalLM:

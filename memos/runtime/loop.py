@@ -99,6 +99,11 @@ class Runtime:
             sequence.advance(part.tokens)
         return torch.cat(rows)
 
+    @property
+    def idle(self) -> bool:
+        """Whether no request is running."""
+        return not self._jobs
+
     def close(self) -> None:
         """Refuse every further step: requests that still run raise :class:`StoreClosed`."""
         with self._change:

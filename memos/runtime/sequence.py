@@ -30,7 +30,8 @@ class Sequence:
         if prefix is not None:
             _check_prefix(prefix, shape, len(tokens))
         self.tokens = list(tokens)
-        self.prefix = prefix
+        self._prefix = prefix
+        self._shared: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.reused = prefix.tokens if prefix is not None else 0
         #: Tokens whose cache is there, the prefix among them.
         self.cached = self.reused
@@ -45,12 +46,15 @@ class Sequence:
         return len(self.tokens) - self.cached
 
     def shared(self, layer: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Return keys and values of the prefix, once they are there. Raises :class:`KVMiss`."""
-        try:
-            return None if self.prefix is None else self.prefix.layer(layer)
-        except KVMiss as miss:
-            self.miss = miss
-            raise
+        """Return keys and values of the prefix on the model's device, once they are there. Raises :class:`KVMiss`."""
+        if self._prefix is not None and layer not in self._shared:
+            try:
+                keys, values = self._prefix.layer(layer)
+            except KVMiss as miss:
+                self.miss = miss
+                raise
+            self._shared[layer] = keys.to(self._room.device), values.to(self._room.device)  # in place on its own device
+        return self._shared.get(layer)
 
     def store(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the next rows ``[heads, n, head_dim]``; return all private keys and values up to them.

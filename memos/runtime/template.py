@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import date
 from typing import TYPE_CHECKING, NamedTuple
 
 from memos.errors import InvalidInput, ModelUnsupported
@@ -25,8 +24,8 @@ FALLBACK = (
     "{% for message in messages %}{{ message.role }}: {{ message.content }}\n\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
-#: Templates that print today's date print this one (Llama's default): a head must outlive the day.
-TODAY = date(2024, 7, 26)
+#: Templates that print today's date print Llama's default one: a head must outlive the day.
+FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
 #: Private-use characters around a number, which no template writes, and a space that none adds.
 MARK = re.compile("\ue000(\\d+)\ue001")
 SPACE = "\v"
@@ -48,10 +47,11 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer
-        self._source = None if tokenizer.chat_template else FALLBACK
-        self._folds = not self._takes(folds=False)
-        if self._folds and not self._takes(folds=True):
-            raise ModelUnsupported("the model's chat template has no fixed place for memories before the conversation")
+        self._source = FIXED_DATE + (tokenizer.get_chat_template() if tokenizer.chat_template else FALLBACK)
+        self._strips = dict.fromkeys(("system", "user", "assistant"), False)
+        self._folds = self._obstacle(folds=False) is not None
+        if self._folds and (obstacle := self._obstacle(folds=True)):
+            raise ModelUnsupported(f"the model's chat template has no fixed place for memories: {obstacle}")
         self._strips = {role: self._stripping(role) for role in ("system", "user", "assistant")}
         self.head = self._with_slot([{"role": "user", "content": "?"}], folds=self._folds)[0].text
 
@@ -97,7 +97,6 @@ class ChatTemplate:
                     chat_template=self._source,
                     tokenize=False,
                     add_generation_prompt=True,
-                    strftime_now=TODAY.strftime,
                 )
             )
         except (TemplateError, TypeError, ValueError) as error:
@@ -105,16 +104,16 @@ class ChatTemplate:
 
     # ------------------------------------------------------------ probing
 
-    def _takes(self, *, folds: bool) -> bool:
-        """Whether memories have a place, and what stands before them never changes."""
-        self._strips = dict.fromkeys(("system", "user", "assistant"), False)
+    def _obstacle(self, *, folds: bool) -> str | None:
+        """Return why memories have no place here before which nothing ever changes."""
         short = [{"role": "user", "content": ""}]
         system = [{"role": "system", "content": ""}]
         long = [*short, {"role": "assistant", "content": ""}, *short]
         try:
-            return len({self._with_slot(probe, folds=folds)[0].text for probe in (short, [*system, *short], long)}) == 1
-        except InvalidInput:
-            return False
+            heads = {self._with_slot(probe, folds=folds)[0].text for probe in (short, [*system, *short], long)}
+        except InvalidInput as error:
+            return str(error)
+        return "what stands before them depends on the conversation" if len(heads) > 1 else None
 
     def _stripping(self, role: str) -> bool:
         """Whether the template strips the contents of a role."""

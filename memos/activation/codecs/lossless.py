@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 import zstandard
-from memos_kernels.byte_planes import join16, join32, split16, split32
 
 from memos.activation.codecs.base import Array, Codec, Encoded, LayerDecoder, as_words
 from memos.activation.kv import KVBlock, KVShape
+from memos_kernels.byte_planes import join16, join32, split16, split32
 
 #: A plane is compressed if that saves at least this share of it: less is not worth the time to decode.
 _WORTH = 0.04

@@ -6,25 +6,25 @@ from collections.abc import Callable
 from functools import partial
 
 from memos.activation.codecs.base import Codec
-from memos.activation.codecs.gear import gear
-from memos.activation.codecs.groupwise import groupwise
+from memos.activation.codecs.gear import gear_codec
+from memos.activation.codecs.groupwise import groupwise_codec
 from memos.activation.codecs.lossless import LosslessCodec
-from memos.activation.codecs.mikv import mikv
+from memos.activation.codecs.mikv import mikv_codec
 from memos.activation.codecs.raw import RawCodec
-from memos.activation.codecs.zipcache import zipcache
+from memos.activation.codecs.zipcache import zipcache_codec
 from memos.errors import InvalidInput
 
 #: Makers by name; each takes the options as strings and raises ``ValueError`` for one it does not know.
 CODECS: dict[str, Callable[..., Codec]] = {
-    "gear": gear,
-    "int2": partial(groupwise, 2),
-    "int3": partial(groupwise, 3),
-    "int4": partial(groupwise, 4),
-    "int8": partial(groupwise, 8),
+    "gear": gear_codec,
+    "int2": partial(groupwise_codec, 2),
+    "int3": partial(groupwise_codec, 3),
+    "int4": partial(groupwise_codec, 4),
+    "int8": partial(groupwise_codec, 8),
     "lossless": LosslessCodec,
-    "mikv": mikv,
+    "mikv": mikv_codec,
     "raw": RawCodec,
-    "zipcache": zipcache,
+    "zipcache": zipcache_codec,
 }
 
 

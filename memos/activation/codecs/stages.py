@@ -1,137 +1,127 @@
-"""The four stages of a codec chain, and the chain itself.
+"""The four stages of a codec chain, as small base classes: select, merge, quantise, entropy-code.
 
-    select       which tokens are kept            (here: all; policies that drop tokens come with composition)
-    merge        tokens folded into others        (here: none)
-    quantise     numbers to fewer bits, per layer
-    entropy-code bits to fewer bits, per array
+Select and merge shorten the cache before the rest; here are their identities. A quantiser turns a layer into planes of
+small integers and what it needs to undo that; an entropy coder turns a plane into bytes.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
-from memos.activation.codecs.base import Array, Codec, Encoded, LayerDecoder
-from memos.activation.kv import KVBlock, KVShape
+from memos.activation.codecs.base import Array
+from memos.activation.kv import KVBlock
+
+#: Elements of a plane larger than this in 16 bits cannot be stored.
+HALF_MAX = 65504.0
 
 
-class Select(ABC):
-    """Chooses tokens."""
+class Size(NamedTuple):
+    """The size of a layer ``[2, heads, tokens, head_dim]``, keys before values."""
 
-    @abstractmethod
-    def select(self, kv: KVBlock) -> KVBlock:
-        """Return the cache of the tokens that stay."""
-
-
-class KeepAll(Select):
-    """Every token stays."""
-
-    def select(self, kv: KVBlock) -> KVBlock:
-        """Return the cache as it is."""
-        return kv
+    heads: int
+    tokens: int
+    head_dim: int
 
 
-class Merge(ABC):
-    """Folds tokens into others."""
+class Layout(NamedTuple):
+    """A plane of integers: ``rows`` of ``columns``, each below ``2 ** bits`` (signed for an entropy coder)."""
 
-    @abstractmethod
-    def merge(self, kv: KVBlock) -> KVBlock:
-        """Return the cache after merging."""
-
-
-class MergeNone(Merge):
-    """Every token stands for itself."""
-
-    def merge(self, kv: KVBlock) -> KVBlock:
-        """Return the cache as it is."""
-        return kv
+    rows: int
+    columns: int
+    bits: int = 8
 
 
-class Quantise(ABC):
-    """Turns a layer into small numbers and back."""
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """A quantised layer: ``planes`` of integers ``[rows, columns]`` by name, and ``side`` arrays stored as they are."""
+
+    planes: dict[str, Array]
+    side: dict[str, Array] = field(default_factory=dict)
+
+
+class Selector(ABC):
+    """Chooses the tokens worth keeping."""
 
     @abstractmethod
-    def quantise(self, layer: torch.Tensor) -> dict[str, Array]:
-        """Return the arrays of a layer, float32 ``[2, heads, tokens, head_dim]``.
-
-        Raises ``ValueError`` for values that cannot be quantised, such as NaN.
-        """
-
-    @abstractmethod
-    def restore(self, parts: Mapping[str, Array], size: torch.Size) -> torch.Tensor:
-        """Return float32 ``[2, heads, tokens, head_dim]`` of that size. Raises ``ValueError`` for alien arrays."""
+    def select(self, kv: KVBlock) -> torch.Tensor:
+        """Return the kept tokens' indices, ascending, int64 ``[kept]``."""
 
 
-class EntropyCode(ABC):
-    """Makes arrays smaller without loss."""
+class Merger(ABC):
+    """Folds the tokens that were not kept into those that were."""
 
     @abstractmethod
-    def pack(self, parts: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the arrays, or shorter ones."""
+    def merge(self, kv: KVBlock, kept: torch.Tensor) -> KVBlock:
+        """Return a cache of the kept tokens alone."""
+
+
+class Quantiser(ABC):
+    """Turns a layer into integers. Stateless: one object serves many threads."""
 
     @abstractmethod
-    def unpack(self, parts: Mapping[str, Array]) -> dict[str, Array]:
-        """Undo :meth:`pack`. Raises ``ValueError`` for alien arrays."""
+    def quantise(self, layer: torch.Tensor, index: int, layers: int) -> Quantised:
+        """Quantise layer ``index`` of ``layers``, float32 ``[2, heads, tokens, head_dim]``, finite."""
+
+    @abstractmethod
+    def layout(self, side: Mapping[str, Array], size: Size) -> dict[str, Layout]:
+        """Return the planes of a layer. Raises ``ValueError`` when ``side`` cannot belong to it."""
+
+    @abstractmethod
+    def dequantise(self, planes: Mapping[str, Array], side: Mapping[str, Array], size: Size) -> torch.Tensor:
+        """Return the layer, float32 ``[2, heads, tokens, head_dim]``. Raises ``ValueError`` like :meth:`layout`."""
 
 
-class StoreAsIs(EntropyCode):
-    """Nothing to gain: the arrays as they are."""
+class EntropyCoder(ABC):
+    """Turns a plane of integers into one array, exactly."""
 
-    def pack(self, parts: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the same arrays."""
-        return dict(parts)
+    @abstractmethod
+    def encode(self, plane: Array, layout: Layout) -> Array:
+        """Return the coded plane."""
 
-    def unpack(self, parts: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the same arrays."""
-        return dict(parts)
-
-
-class ChainCodec(Codec):
-    """A codec made of the four stages."""
-
-    def __init__(
-        self,
-        spec: str,
-        quantise: Quantise,
-        entropy: EntropyCode | None = None,
-        select: Select | None = None,
-        merge: Merge | None = None,
-    ) -> None:
-        self._spec = spec
-        self._select = select or KeepAll()
-        self._merge = merge or MergeNone()
-        self._quantise = quantise
-        self._entropy = entropy or StoreAsIs()
-
-    @property
-    def spec(self) -> str:
-        """The name it was made by."""
-        return self._spec
-
-    def encode(self, kv: KVBlock) -> Encoded:
-        """Run the stages in order."""
-        kept = self._merge.merge(self._select.select(kv))
-        layers = (self._quantise.quantise(layer.float()) for layer in kept.data)
-        return Encoded(layers=tuple(self._entropy.pack(parts) for parts in layers))
-
-    def decoder(
-        self, shape: KVShape, tokens: int, shared: Mapping[str, Array], parameters: Mapping[str, Any]
-    ) -> LayerDecoder:
-        """Return the decoder."""
-        return _ChainDecoder(self._quantise, self._entropy)
+    @abstractmethod
+    def decode(self, coded: Array, layout: Layout) -> Array:
+        """Return the plane ``[rows, columns]``. Raises ``ValueError`` when ``coded`` is not one of that layout."""
 
 
-class _ChainDecoder(LayerDecoder):
-    def __init__(self, quantise: Quantise, entropy: EntropyCode) -> None:
-        self._quantise = quantise
-        self._entropy = entropy
+class Everything(Selector):
+    """Keeps all tokens."""
 
-    def decode(self, layer: int, parts: Mapping[str, Array], out: torch.Tensor) -> None:
-        """Undo the stages in reverse order."""
-        out.copy_(self._quantise.restore(self._entropy.unpack(parts), out.shape))
+    def select(self, kv: KVBlock) -> torch.Tensor:
+        """Return all indices."""
+        return torch.arange(kv.tokens)
 
 
-__all__ = ["ChainCodec", "EntropyCode", "KeepAll", "Merge", "MergeNone", "Quantise", "Select", "StoreAsIs"]
+class NoMerge(Merger):
+    """Drops the tokens that were not kept."""
+
+    def merge(self, kv: KVBlock, kept: torch.Tensor) -> KVBlock:
+        """Return the kept tokens, or the same cache if that is all of them."""
+        return kv if len(kept) == kv.tokens else KVBlock(kv.shape, kv.data[..., kept, :].contiguous())
+
+
+def side_array(side: Mapping[str, Array], name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> Array:
+    """Return a side array. Raises ``ValueError`` unless it has this dtype and shape and, as floats, is finite."""
+    array = side.get(name)
+    if array is None or array.dtype != dtype or array.shape != shape:
+        raise ValueError(f"{name} is not {np.dtype(dtype)} {list(shape)}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"{name} is not finite")
+    return array
+
+
+def half(values: torch.Tensor) -> torch.Tensor:
+    """Return float16. Raises ``ValueError`` for values out of its range."""
+    if values.numel() and values.abs().max() > HALF_MAX:
+        raise ValueError("the cache holds values too large to be quantised")
+    return values.half()
+
+
+def floats(array: Array) -> torch.Tensor:
+    """Return an array as a float32 tensor of its own."""
+    return torch.from_numpy(array.astype(np.float32))

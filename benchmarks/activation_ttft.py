@@ -30,7 +30,7 @@ from memos.activation.container import KVHeader
 from memos.activation.files import KVFiles
 from memos.activation.kv import KVBlock, KVShape, KVSource
 from memos.activation.layered import LayeredKV
-from memos.activation.loader import load
+from memos.activation.loader import load, overlap_pays
 from memos.activation.opened import Expected
 from memos.clock import now_us
 from memos.ids import new_id
@@ -79,8 +79,11 @@ class Shelf:
         return Stored(key, Expected(self._fingerprint, self._shape, header.sources, tokens), published.bytes)
 
     def load(self, stored: Stored) -> LayeredKV:
-        """Open and begin to load; layers arrive while earlier ones are in use."""
-        return load(self.files.open(TENANT, stored.key, stored.expected))
+        """Open and load; where cores are left for it, layers arrive while earlier ones are in use."""
+        kv = load(self.files.open(TENANT, stored.key, stored.expected))
+        if not overlap_pays():
+            kv.wait()
+        return kv
 
 
 def main() -> int:

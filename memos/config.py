@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEFAULT_EMBEDDER = "all-MiniLM-L6-v2"
 BUNDLED_MODEL = "bundled"
+AUTO_CODEC = "auto"
 
 
 def default_home() -> Path:
@@ -60,7 +61,10 @@ class Settings(BaseSettings):
     model_device: str = Field("cpu", description="Where the model runs: `cpu`, `cuda`, `cuda:1`.")
     chat_memory_tokens: int = Field(1024, ge=1, description="Most tokens of memories recalled into one chat prompt.")
     bundle_min_tokens: int = Field(64, ge=1, description="Fewest tokens of memories worth a KV file.")
-    kv_codec: str = Field("lossless", description="How KV files are compressed; anything lossy is opt-in.")
+    kv_codec: str = Field(
+        AUTO_CODEC,
+        description="How KV files are compressed: `auto` (exact: `lossless` in 16 bits, `raw` in 32), or a codec.",
+    )
     kv_bytes: int = Field(10 << 30, ge=0, description="Most disk space for KV files.")
     kv_free_bytes: int = Field(1 << 30, ge=0, description="Free disk space that KV files must leave.")
     kv_host_bytes: int = Field(1 << 30, ge=0, description="Host memory for recently used KV caches.")

@@ -13,7 +13,7 @@ from memos.activation.bundle import Bundle, bundle_of, note_of
 from memos.activation.files import KVFiles
 from memos.activation.hot import HotFiles
 from memos.activation.layered import LayeredKV
-from memos.activation.loader import load
+from memos.activation.loader import load, overlap_pays
 from memos.activation.opened import Expected
 from memos.clock import now_us
 from memos.cube import Scope
@@ -37,6 +37,24 @@ class Cover:
     activation: Activation
     bundle: Bundle
     tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A cache to put before a prompt; ``cold`` if its file was read for this request."""
+
+    kv: LayeredKV
+    cold: bool
+
+    @property
+    def read_ms(self) -> float:
+        """Milliseconds that reading and verifying took."""
+        return self.kv.milliseconds["read"] if self.cold else 0.0
+
+    @property
+    def decode_ms(self) -> float:
+        """Milliseconds that decoding took."""
+        return self.kv.milliseconds["decode"] if self.cold else 0.0
 
 
 class Reuse:
@@ -77,9 +95,21 @@ class Reuse:
         self._remember(cover)
         return cover
 
-    def load(self, scope: Scope, cover: Cover, serving: Serving) -> LayeredKV:
-        """Return the cache of a cover; its layers may still be arriving. Raises ``KVMiss`` with the reason why not."""
-        return self._hot.get(cover.activation.key, self._loading(scope, cover, serving))
+    def load(self, scope: Scope, cover: Cover, serving: Serving) -> Loaded:
+        """Return the cache of a cover, from host memory or its file. Raises ``KVMiss`` with the reason why not.
+
+        Its layers may still be arriving, where cores are left to load them while the model runs.
+        """
+        load_file, read = self._loading(scope, cover, serving), []
+
+        def reading() -> LayeredKV:
+            read.append(kv := load_file())
+            return kv
+
+        kv = self._hot.get(cover.activation.key, reading)
+        if serving.loaded.device.type == "cpu" and not overlap_pays():
+            kv.wait()
+        return Loaded(kv, cold=bool(read))
 
     def prefetch(self, scope: Scope, hits: Sequence[Hit], serving: Serving) -> None:
         """Begin to load the cache that a chat about these hits would need; a miss is found again when it counts."""

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from memos.activation.listing import KVFile, RebuildReport
-from memos.config import Settings
+from memos.config import AUTO_CODEC, Settings
 from memos.cube import Kind, Scope, check_name
 from memos.errors import InvalidInput
 from memos.plaintext.recall import Hit
@@ -60,7 +60,7 @@ class ActivationTier:
         if to != Kind.ACTIVATION.value:
             raise InvalidInput(f"to must be 'activation', not {to!r}")
         ids = _checked_ids(cube_ids)
-        if codec is not None:
+        if codec is not None and codec != AUTO_CODEC:
             self._check_codec(codec)
         with self._database.read() as connection:
             owners = {locate(connection, tenant, cube_id, user_id) for cube_id in ids}

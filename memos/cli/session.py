@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """What the options common to many commands say. ``embedder`` is for callers in this process."""
+    """What the options common to many commands say. ``embedder`` and ``models`` are for callers in this process."""
 
     home: Path | None = None
     user: str | None = None
@@ -31,6 +31,7 @@ class Session:
     run: str | None = None
     json: bool = False
     embedder: Any = None
+    models: Any = None
 
     @property
     def out(self) -> Console:
@@ -78,7 +79,7 @@ class Session:
         with self._waiting():
             from memos.engine import MemoryOS
 
-            engine = MemoryOS(self.settings(), self.embedder)
+            engine = MemoryOS(self.settings(), self.embedder, self.models)
         with engine:
             yield engine
 

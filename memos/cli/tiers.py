@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,10 @@ from memos.cli.session import Session
 
 if TYPE_CHECKING:
     from memos.activation.listing import KVFile
+    from memos.cube import MemCube
     from memos.llm.messages import ChatReply
+
+POLL_S = 0.05
 
 kv = typer.Typer(name="kv", help="Look after the KV files of the activation tier.", no_args_is_help=True)
 
@@ -33,18 +37,25 @@ def promote(
     ] = None,
 ) -> None:
     """Keep the KV cache of memories in a file, so that a chat need not compute it again."""
-    with session.memory() as memory:
-        job = memory.wait(memory.promote(cube_ids, to=to, user_id=session.user, codec=codec))
-        cube = memory.get(job.result["cube_id"]) if job.result else None
-    session.show({"job": job, "cube": cube}, lambda: _promoted(job.error, cube))
+    with session.engine() as engine, session.progress("promoting") as progress:
+        from memos.store.jobs import FINAL  # SQLAlchemy, which `memos --help` does without
+
+        tenant = session.scope.tenant
+        job = engine.promote(tenant, cube_ids, to=to, user_id=session.user, codec=codec)
+        while job.state not in FINAL:
+            time.sleep(POLL_S)
+            job = engine.job(tenant, job.id)
+            progress(round(100 * job.progress), 100)
+        cube = engine.get(tenant, job.result["cube_id"]) if job.result else None
+    session.show(job, lambda: _promoted(job.error, cube))
     if job.error:
         raise typer.Exit(STORE)
 
 
 def demote(session: Session, cube_id: Identifier) -> None:
     """Delete a cube of a higher tier; the memories it was made from stay."""
-    with session.memory() as memory:
-        receipt = memory.demote(cube_id, user_id=session.user)
+    with session.engine() as engine:
+        receipt = engine.demote(session.scope.tenant, cube_id, user_id=session.user)
     session.show(receipt, lambda: output.plain(f"demoted {cube_id}"))
 
 
@@ -121,12 +132,11 @@ def register(app: typer.Typer) -> None:
     app.add_typer(kv)
 
 
-def _promoted(error: str | None, cube: object) -> RenderableType:
-    if error or cube is None:
+def _promoted(error: str | None, cube: MemCube | None) -> RenderableType:
+    if cube is None:
         return output.plain(f"not promoted: {error}")
-    described = getattr(cube, "metadata", {})
-    size = f"{described['tokens']} tokens in {output.megabytes(described['bytes'])}"
-    return output.plain(f"made {getattr(cube, 'id', '')}: {size}, codec {described['codec']}")
+    size = f"{cube.metadata['tokens']} tokens in {output.megabytes(cube.metadata['bytes'])}"
+    return output.plain(f"made {cube.id}: {size}, codec {cube.metadata['codec']}")
 
 
 def _answered(reply: ChatReply, *, shown: bool) -> RenderableType:

@@ -21,8 +21,7 @@ from memos.plaintext.recall import Hit, RecallResult
 from memos.runtime.host import ModelHost, Serving
 
 if TYPE_CHECKING:
-    from memos.activation.layered import LayeredKV
-    from memos.activation.reuse import Cover
+    from memos.activation.reuse import Cover, Loaded
     from memos.runtime.loop import Generated
 
 OnText = Callable[[str], None]
@@ -67,9 +66,9 @@ class Chat:
         watch.lap("model")
         prompt = self._prompt(scope, hits, messages, serving)
         watch.lap("lookup")
-        generated, kv, misses = self._generate(scope, prompt, options, on_text, serving, watch)
-        self._count(scope, prompt, kv, misses)
-        return _reply(prompt, generated, kv, misses, serving, watch)
+        generated, loaded, misses = self._generate(scope, prompt, options, on_text, serving, watch)
+        self._count(scope, prompt, loaded, misses)
+        return _reply(prompt, generated, loaded, misses, serving, watch)
 
     # ------------------------------------------------------------ stages
 
@@ -102,12 +101,12 @@ class Chat:
         on_text: OnText | None,
         serving: Serving,
         watch: Watch,
-    ) -> tuple[Generated, LayeredKV | None, list[Miss]]:
+    ) -> tuple[Generated, Loaded | None, list[Miss]]:
         """Decode with the loaded cache; if its file turns out unusable at any point, compute what it should bring."""
         if prompt.cover is not None and options.reuse:
             try:
-                kv = self._activation.reuse.load(scope, prompt.cover, serving)
-                return self._run(prompt, options, on_text, serving, watch, kv), kv, []
+                loaded = self._activation.reuse.load(scope, prompt.cover, serving)
+                return self._run(prompt, options, on_text, serving, watch, loaded), loaded, []
             except KVMiss as miss:
                 misses = [Miss(cube_id=prompt.cover.activation.cube_id, reason=str(miss))]
         else:
@@ -121,14 +120,14 @@ class Chat:
         on_text: OnText | None,
         serving: Serving,
         watch: Watch,
-        kv: LayeredKV | None,
+        loaded: Loaded | None,
     ) -> Generated:
         from memos.runtime.loop import Request  # loaded with the model that `serving` holds
         from memos.runtime.sampling import Sampling
 
         request = Request(
             tokens=tuple(prompt.tokens),
-            prefix=kv,
+            prefix=loaded.kv if loaded is not None else None,
             sampling=Sampling(temperature=options.temperature, top_p=options.top_p, seed=options.seed),
             max_tokens=options.max_tokens,
             stop=options.stop,
@@ -140,9 +139,9 @@ class Chat:
                 on_text(piece)
         return pieces.result
 
-    def _count(self, scope: Scope, prompt: _Prompt, kv: LayeredKV | None, misses: Sequence[Miss]) -> None:
-        if prompt.cover is not None and (kv is not None or misses):
-            self._activation.reuse.count(scope, prompt.cover, tokens=prompt.covered if kv is not None else 0)
+    def _count(self, scope: Scope, prompt: _Prompt, loaded: Loaded | None, misses: Sequence[Miss]) -> None:
+        if prompt.cover is not None and (loaded is not None or misses):
+            self._activation.reuse.count(scope, prompt.cover, tokens=prompt.covered if loaded is not None else 0)
 
 
 class Watch:
@@ -172,16 +171,16 @@ class Watch:
 def _reply(
     prompt: _Prompt,
     generated: Generated,
-    kv: LayeredKV | None,
+    loaded: Loaded | None,
     misses: Sequence[Miss],
     serving: Serving,
     watch: Watch,
 ) -> ChatReply:
-    reused = prompt.covered if kv is not None else 0
+    reused = prompt.covered if loaded is not None else 0
     milliseconds = {
         **watch.laps,
-        "read": kv.milliseconds["read"] if kv is not None else 0.0,
-        "decode": kv.milliseconds["decode"] if kv is not None else 0.0,
+        "read": loaded.read_ms if loaded is not None else 0.0,
+        "decode": loaded.decode_ms if loaded is not None else 0.0,
         "prefill": generated.prefill_ms,
         "first_token": watch.first_token or watch.elapsed,
         "total": watch.elapsed,

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from memos.cli.app import app
 from memos.cli.session import Session
 from memos.embedding.base import Embedder
+from memos.runtime.host import ModelHost
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,16 @@ Memos = Callable[..., Answer]
 @pytest.fixture
 def memos(data_folder: Path, embedder: Embedder) -> Memos:
     """Run ``memos`` with arguments; ``input`` is its stdin."""
-    session = Session(home=data_folder, embedder=embedder)
+    return _runner(Session(home=data_folder, embedder=embedder))
 
+
+@pytest.fixture
+def memos_with_model(data_folder: Path, embedder: Embedder, models: ModelHost) -> Memos:
+    """The same with the shared language model, for commands that need one."""
+    return _runner(Session(home=data_folder, embedder=embedder, models=models))
+
+
+def _runner(session: Session) -> Memos:
     def run(*arguments: str, input: str | bytes | None = None) -> Answer:  # noqa: A002
         result = CliRunner().invoke(app, [*arguments], input=input, obj=session)
         if result.exception is not None and not isinstance(result.exception, SystemExit):

@@ -1,0 +1,69 @@
+"""``memos promote``, ``demote``, ``chat`` and ``kv`` on the real bundled model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.timeout(300)  # the first one loads the model
+
+Memos = Callable[..., Any]
+FACTS = "\n".join(
+    f"Ann wrote in her diary on day {day} that Miso the cat slept on the radiator and Tom cooked soup"
+    for day in range(4)
+)
+
+
+@pytest.fixture
+def ids(memos_with_model: Memos) -> list[str]:
+    """The ids of a few memories."""
+    return [cube["id"] for cube in memos_with_model("store", FACTS, "--lines", "--json").data]
+
+
+def test_promoted_memories_answer_a_chat(memos_with_model: Memos, ids: list[str]) -> None:
+    promoted = memos_with_model("promote", *ids, "--json")
+    assert (promoted.code, promoted.data["state"]) == (0, "done")
+    cube_id = promoted.data["result"]["cube_id"]
+    reply = memos_with_model("chat", "Where did the cat sleep?", "--max-tokens", "4", "--json")
+    assert reply.data["tiers"]["activation"] == [cube_id]
+    assert "tokens reused" in memos_with_model("chat", "Where did the cat sleep?", "--max-tokens", "4").out
+    (listed,) = memos_with_model("kv", "ls", "--json").data
+    assert (listed["cube_id"], listed["hits"], listed["memories"]) == (cube_id, 2, 4)
+    assert memos_with_model("stats", "--json").data["activation_hits"] == 2
+    assert "1 files" in memos_with_model("kv", "ls").out
+    assert memos_with_model("demote", cube_id).code == 0
+    assert memos_with_model("kv", "ls", "--json").data == []
+
+
+def test_verify_finds_a_damaged_file_and_rebuild_removes_it(
+    memos_with_model: Memos, ids: list[str], data_folder: Path
+) -> None:
+    memos_with_model("promote", *ids)
+    assert memos_with_model("kv", "verify").code == 0
+    (path,) = (data_folder / "kv").rglob("*.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    verified = memos_with_model("kv", "verify", "--json")
+    assert (verified.code, verified.data[0]["problem"][:9]) == (1, "checksum:")
+    rebuilt = memos_with_model("doctor", "--rebuild-kv")
+    assert "1 dropped, 1 removed" in rebuilt.err
+    assert not path.exists()
+
+
+def test_removal_takes_files_and_leaves_memories(memos_with_model: Memos, ids: list[str]) -> None:
+    memos_with_model("promote", *ids)
+    assert memos_with_model("kv", "rm").code == 2
+    assert "removed 1 KV files" in memos_with_model("kv", "rm", "--all").out
+    assert len(memos_with_model("list", "--json").data) == 4
+
+
+def test_refused_promotion_exits_with_an_error(memos_with_model: Memos, ids: list[str]) -> None:
+    refused = memos_with_model("promote", ids[0])
+    assert (refused.code, "too few to be worth" in " ".join(refused.out.split())) == (5, True)
+    assert memos_with_model("promote", ids[0], "--to", "parametric").code == 2
+    assert memos_with_model("promote", "01900000-0000-7000-8000-000000000000").code == 3
+    assert memos_with_model("demote", ids[0]).code == 2

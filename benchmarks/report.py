@@ -33,6 +33,19 @@ SHOWN = {
     "store_one_vs_chroma": ("single store / raw Chroma add, time", "<= 2"),
     "import_sdk_s": ("import memos_sdk, seconds", "<= .3"),
     "import_memos_s": ("import memos, seconds", "<= .5"),
+    "ttft_speedup": ("first token with a 2,048-token memory: recompute / reload from its file", ""),
+    "ttft_share_of_ceiling": ("... share of the ceiling, recompute / question alone", ">= .7"),
+    "prefix_logit_max_diff": ("... logits behind a reloaded cache, largest difference (float32)", "<= 1e-4"),
+    "greedy_identical": ("... prompts with identical greedy text", "1.0"),
+    "load_vs_memcpy": ("raw KV file, checked, to memory: bandwidth / memcpy", ">= .6"),
+    "ttft_speedup_llama_cpp": ("... llama.cpp's gain from its own state file", "peer"),
+    "dump_load_vs_upstream_small_549kb": ("dump + load, 549 KB of KV: ours with fsync / MemoryOS pickle without", "<= 1"),
+    "dump_load_vs_upstream_smollm2_135m": ("... 24.7 MB, 1,072 tokens of the bundled model", "<= 1"),
+    "lossless_ratio": ("lossless codec: bytes / bfloat16 bytes, everything counted", "<= .70"),
+    "bits_at_kl_005": ("bits per element at KL <= .005, everything counted", "<= 3.7"),
+    "bits_at_kl_03": ("... at KL <= .03", "<= 2.6"),
+    "bits_at_kl_005_hqq": ("... hqq through transformers' QuantizedCache at KL <= .005", "peer"),
+    "bits_at_kl_005_int": ("... group-wise integers at KL <= .005", "peer"),
 }
 
 
@@ -54,13 +67,19 @@ def document() -> str:
     for result in results():
         machine = ", ".join(f"{key} {value}" for key, value in result["machine"].items())
         parts += [f"## {result['name']}", f"`{result['command']}` at commit {result['commit']}; {machine}."]
-        if result["rows"]:
-            parts.append(
-                _table(list(result["rows"][0]), [[_number(v) for v in row.values()] for row in result["rows"]])
-            )
+        for header, rows in _alike(result["rows"]):
+            parts.append(_table(header, [[_number(value) for value in row.values()] for row in rows]))
         parts.append(_table(["figure", "value"], [[key, _number(value)] for key, value in result["figures"].items()]))
         parts += [f"- {note}" for note in result["notes"]]
     return "\n\n".join(parts) + "\n"
+
+
+def _alike(rows: Sequence[dict[str, Any]]) -> list[tuple[list[str], list[dict[str, Any]]]]:
+    """Return rows by the names of their columns, for a table each."""
+    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(tuple(row), []).append(row)
+    return [(list(header), alike) for header, alike in found.items()]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -70,7 +89,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _number(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.3f}" if abs(value) < 10 else f"{value:,.0f}"
+        small = 0 < abs(value) < 5e-4
+        return f"{value:.1e}" if small else f"{value:.3f}" if abs(value) < 10 else f"{value:,.0f}"
     return "-" if value is None else str(value)
 
 

@@ -21,7 +21,7 @@ _BLOCK = 64
 
 @njit(cache=True, nogil=True)
 def split16(words: NDArray[np.uint16], exponent: NDArray[np.uint8], rest: NDArray[np.uint8]) -> None:
-    """Split 16-bit ``words`` ``[m, tokens, channels]``: exponents ``[m, channels, tokens]``, the rest like the words."""
+    """Split 16-bit ``words`` ``[m, tokens, channels]``: exponents ``[m, channels, tokens]``, rest like the words."""
     matrices, tokens, channels = words.shape
     for m in range(matrices):
         for first in range(0, tokens, _BLOCK):

@@ -24,6 +24,8 @@ from memos.runtime.identity import identity_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+#: What transformers raises for a checkpoint that is absent or damaged, besides errors of its libraries.
+DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 #: Never run code from a checkpoint, never unpickle one.
 SAFE = {"trust_remote_code": False}
 INDEX = "model.safetensors.index.json"
@@ -80,6 +82,7 @@ def _load_bundled(dtype: str, device: torch.device) -> LoadedModel:
 
 
 def _load_checkpoint(name: str, dtype: str, device: torch.device) -> LoadedModel:
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
@@ -99,9 +102,9 @@ def _load_checkpoint(name: str, dtype: str, device: torch.device) -> LoadedModel
             **SAFE,
         )
         files = _weight_files(name)
-    except (KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+    except (*DAMAGE, SafetensorError, StrictDataclassError) as error:
         raise ModelUnavailable(
-            f"the model {name!r} cannot be loaded: {_first_line(error)}. It must be a folder with config.json, "
+            f"the model {name!r} cannot be loaded: {_in_one_line(error)}. It must be a folder with config.json, "
             "tokenizer.json and *.safetensors, or a name on the Hugging Face hub that can be reached or is cached"
         ) from error
     model, report = loaded
@@ -162,8 +165,8 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
 @contextmanager

@@ -6,16 +6,19 @@ from collections.abc import Callable
 from functools import partial
 
 from memos.activation.codecs.base import Codec
+from memos.activation.codecs.cachegen import cachegen_codec
 from memos.activation.codecs.gear import gear_codec
 from memos.activation.codecs.groupwise import groupwise_codec
 from memos.activation.codecs.lossless import LosslessCodec
 from memos.activation.codecs.mikv import mikv_codec
 from memos.activation.codecs.raw import RawCodec
+from memos.activation.codecs.transform import transform_codec
 from memos.activation.codecs.zipcache import zipcache_codec
 from memos.errors import InvalidInput
 
 #: Makers by name; each takes the options as strings and raises ``ValueError`` for one it does not know.
 CODECS: dict[str, Callable[..., Codec]] = {
+    "cachegen": cachegen_codec,
     "gear": gear_codec,
     "int2": partial(groupwise_codec, 2),
     "int3": partial(groupwise_codec, 3),
@@ -24,6 +27,7 @@ CODECS: dict[str, Callable[..., Codec]] = {
     "lossless": LosslessCodec,
     "mikv": mikv_codec,
     "raw": RawCodec,
+    "transform": transform_codec,
     "zipcache": zipcache_codec,
 }
 

@@ -6,24 +6,40 @@ from functools import lru_cache
 
 import torch
 
-#: Rotary frequencies in radians per token, one per pair of channels ``(i, i + head_dim / 2)``; none: keys as they are.
-Frequencies = tuple[float, ...]
+#: Bases in use among the models of the Llama family (Llama 2, SmolLM2, SmolLM3, Llama 3, Qwen2 and 3, Mistral).
+BASES = (1e4, 1e5, 1.3e5, 5e5, 1e6, 5e6)
 
 
-def rotate(keys: torch.Tensor, frequencies: Frequencies, *, back: bool = False) -> torch.Tensor:
-    """Rotate float32 keys ``[heads, tokens, head_dim]`` at positions ``0 .. tokens - 1``, or back.
+def rotate(keys: torch.Tensor, base: float, *, back: bool = False) -> torch.Tensor:
+    """Rotate float32 keys ``[heads, tokens, head_dim]`` at positions ``0 .. tokens - 1``, or back; base 0: do nothing.
 
     RoFormer (Su et al., arXiv:2104.09864), in the layout of Llama: ``k' = k cos + rotate_half(k) sin``.
     """
-    if not frequencies:
+    if not base:
         return keys
-    cosine, sine = _angles(keys.shape[1], frequencies)
+    cosine, sine = _angles(keys.shape[1], keys.shape[2], base)
     first, second = keys.chunk(2, dim=-1)
     sine = -sine if back else sine
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], -1)
 
 
-@lru_cache(maxsize=4)
-def _angles(tokens: int, frequencies: Frequencies) -> tuple[torch.Tensor, torch.Tensor]:
-    angle = torch.arange(tokens, dtype=torch.float64)[:, None] * torch.tensor(frequencies, dtype=torch.float64)
+def likely_base(keys: torch.Tensor) -> float:
+    """Return the base whose undoing leaves channels of least (geometric mean) variance, 0 for none.
+
+    A base slightly off, or none, makes an encoding longer but never wrong: rotating back and forth is exact.
+    """
+    if keys.shape[1] < 2 or keys.shape[2] % 2:
+        return 0.0
+    spreads = {base: _spread(rotate(keys, base, back=True)) for base in (0.0, *BASES)}
+    return min(spreads, key=spreads.__getitem__)
+
+
+def _spread(keys: torch.Tensor) -> float:
+    return float(keys.var(dim=1, correction=0).clamp_min(1e-12).log().mean())
+
+
+@lru_cache(maxsize=2 * len(BASES))
+def _angles(tokens: int, dim: int, base: float) -> tuple[torch.Tensor, torch.Tensor]:
+    frequencies = base ** (torch.arange(0, dim, 2, dtype=torch.float64) / -dim)
+    angle = torch.arange(tokens, dtype=torch.float64)[:, None] * frequencies
     return angle.cos().float(), angle.sin().float()

@@ -72,7 +72,7 @@ def promoted(engine: MemoryOS, notes: Sequence[MemCube], **options: Any) -> str:
 
 
 def ask(engine: MemoryOS, question: str = QUESTION, scope: Scope = ANN, **options: Any) -> ChatReply:
-    given = {"max_tokens": 12, "top_k": 4, **options}
+    given = {"max_tokens": 5, "top_k": 4, **options}
     return engine.chat(scope, [{"role": "user", "content": question}], **given)
 
 
@@ -317,11 +317,11 @@ def test_pieces_are_the_text(engine: MemoryOS) -> None:
 
 def test_stop_string_and_seed_hold(engine: MemoryOS) -> None:
     stored(engine)
-    one, same, other = (ask(engine, temperature=1.0, seed=seed, max_tokens=24).text for seed in (1, 1, 2))
+    one, same, other = (ask(engine, temperature=1.0, seed=seed, max_tokens=8).text for seed in (1, 1, 2))
     assert one == same != other
-    whole = ask(engine).text
+    whole = ask(engine, max_tokens=8).text
     word = whole.split()[2]
-    assert ask(engine, stop=[word]).text == whole[: whole.index(word)]
+    assert ask(engine, stop=[word], max_tokens=8).text == whole[: whole.index(word)]
 
 
 def test_prompt_beyond_the_window_is_refused(engine: MemoryOS) -> None:

@@ -141,6 +141,17 @@ def test_damaged_folder_is_unavailable(tiny: MakeTiny, damage: str, content: byt
         load_model(str(folder))
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [{"hidden_size": "wide"}, {"hidden_act": None}, {"num_attention_heads": 0}, {"dtype": "x"}, {"vocab_size": 65}],
+)
+def test_senseless_configuration_is_unavailable(tiny: MakeTiny, fields: dict[str, Any]) -> None:
+    folder = tiny("llama")
+    edit_config(folder, **fields)
+    with pytest.raises(ModelUnavailable, match="cannot be loaded"):
+        load_model(str(folder))
+
+
 @pytest.mark.parametrize("name", ["no-such-owner/no-such-model", "", "/no/such/folder"])
 def test_unknown_name_is_unavailable_and_says_what_would_do(name: str) -> None:
     with pytest.raises(ModelUnavailable, match="folder with"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -23,11 +24,9 @@ def prompts(chat: ChatFormat) -> list[tuple[int, ...]]:
 
 
 def test_pieces_joined_are_the_text(runtime: Runtime, prompts: list[tuple[int, ...]]) -> None:
-    stream = runtime.generate(Request(prompts[0], max_tokens=12))
+    stream = runtime.generate(Request(prompts[0], max_tokens=6))
     assert (
-        "".join(list(stream))
-        == stream.result.text
-        == runtime.generate(Request(prompts[0], max_tokens=12)).finish().text
+        "".join(list(stream)) == stream.result.text == runtime.generate(Request(prompts[0], max_tokens=6)).finish().text
     )
 
 
@@ -42,8 +41,6 @@ def test_answer_ends_at_its_length(runtime: Runtime, prompts: list[tuple[int, ..
 
 
 def test_answer_ends_with_the_context_window(loaded: LoadedModel, prompts: list[tuple[int, ...]]) -> None:
-    from dataclasses import replace
-
     small = replace(loaded, context_window=len(prompts[1]) + 2)
     answer = Runtime(small).generate(Request(prompts[1], max_tokens=50)).finish()
     assert (answer.finish_reason, len(answer.tokens)) == ("length", 2)
@@ -65,7 +62,7 @@ def test_times_are_in_order(runtime: Runtime, prompts: list[tuple[int, ...]]) ->
 def test_seed_repeats_the_draw(runtime: Runtime, prompts: list[tuple[int, ...]]) -> None:
     def draw(seed: int) -> tuple[int, ...]:
         sampling = Sampling(temperature=1.5, top_p=0.95, seed=seed)
-        return runtime.generate(Request(prompts[0], sampling=sampling, max_tokens=10)).finish().tokens
+        return runtime.generate(Request(prompts[0], sampling=sampling, max_tokens=6)).finish().tokens
 
     assert draw(7) == draw(7) != draw(8)
 
@@ -73,7 +70,7 @@ def test_seed_repeats_the_draw(runtime: Runtime, prompts: list[tuple[int, ...]])
 def test_threads_share_steps_and_get_what_they_get_alone(
     runtime: Runtime, prompts: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests = [Request(prompt, max_tokens=10) for prompt in prompts]
+    requests = [Request(prompt, max_tokens=5) for prompt in prompts]
     alone = [runtime.generate(request).finish().text for request in requests]
     sizes: list[int] = []
 
@@ -99,15 +96,15 @@ def test_threads_share_steps_and_get_what_they_get_alone(
 
 
 def test_consumer_that_pauses_holds_up_nobody(runtime: Runtime, prompts: list[tuple[int, ...]]) -> None:
-    paused = runtime.generate(Request(prompts[0], max_tokens=8))
+    paused = runtime.generate(Request(prompts[0], max_tokens=5))
     first = next(paused)
     other = runtime.generate(Request(prompts[1], max_tokens=20)).finish()
     assert other.text == "The capital of France is Paris."
-    assert first + "".join(paused) == runtime.generate(Request(prompts[0], max_tokens=8)).finish().text
+    assert first + "".join(paused) == runtime.generate(Request(prompts[0], max_tokens=5)).finish().text
 
 
 def test_closed_stream_is_cancelled(runtime: Runtime, prompts: list[tuple[int, ...]]) -> None:
-    stream = runtime.generate(Request(prompts[0], max_tokens=500))
+    stream = runtime.generate(Request(prompts[0], max_tokens=200))
     next(stream)
     stream.close()
     assert stream.result.finish_reason == "cancelled"
@@ -116,7 +113,7 @@ def test_closed_stream_is_cancelled(runtime: Runtime, prompts: list[tuple[int, .
 
 
 def test_dropped_stream_is_cancelled(runtime: Runtime, prompts: list[tuple[int, ...]]) -> None:
-    for piece in runtime.generate(Request(prompts[0], max_tokens=500)):
+    for piece in runtime.generate(Request(prompts[0], max_tokens=200)):
         assert piece
         break
     assert runtime.idle

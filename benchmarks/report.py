@@ -39,7 +39,10 @@ SHOWN = {
     "greedy_identical": ("... prompts with identical greedy text", "1.0"),
     "load_vs_memcpy": ("raw KV file, checked, to memory: bandwidth / memcpy", ">= .6"),
     "ttft_speedup_llama_cpp": ("... llama.cpp's gain from its own state file", "peer"),
-    "dump_load_vs_upstream_small_549kb": ("dump + load, 549 KB of KV: ours with fsync / MemoryOS pickle without", "<= 1"),
+    "dump_load_vs_upstream_small_549kb": (
+        "dump + load, 549 KB of KV: ours with fsync / MemoryOS pickle without",
+        "<= 1",
+    ),
     "dump_load_vs_upstream_smollm2_135m": ("... 24.7 MB, 1,072 tokens of the bundled model", "<= 1"),
     "lossless_ratio": ("lossless codec: bytes / bfloat16 bytes, everything counted", "<= .70"),
     "bits_at_kl_005": ("bits per element at KL <= .005, everything counted", "<= 3.7"),

@@ -30,9 +30,9 @@ from memos.runtime.loop import Runtime
 
 CONTEXT, CONTINUATION = 1_024, 256
 #: Steps of the project's own codec, and the group-wise integers it is compared with: a grid fixed beforehand.
-STEPS = ("0.4", "0.5", "0.6", "0.7", "0.8", "1.0", "1.2", "1.4")
-INTEGERS = ("int8", "int4:group=32", "int4", "int4:group=128", "int3:group=32", "int3", "int3:group=128", "int2")
-METHODS = ("cachegen", "zipcache", "mikv", "mikv:important=0.2,bits=4", "gear", "gear:bits=4,rank=4,outliers=0.01")
+STEPS = ("0.4", "0.5", "0.6", "0.8", "1.0", "1.2")
+INTEGERS = ("int8", "int4:group=32", "int4", "int3", "int2")
+METHODS = ("cachegen", "zipcache", "mikv:important=0.2,bits=4", "gear:bits=4,rank=4,outliers=0.01", "gear")
 BARS = {"005": 0.005, "03": 0.03}
 
 
@@ -64,7 +64,7 @@ def main() -> int:
         return 0
     loaded = load_model()
     runtime = Runtime(loaded)
-    windows = _windows(loaded, runtime, Path(options.data), each=1 if options.quick else 4)
+    windows = _windows(loaded, runtime, Path(options.data), each=1 if options.quick else 2)
     steps = STEPS[1::3] if options.quick else STEPS
     specs = [*(f"transform:quality={step}" for step in steps), *INTEGERS, *METHODS]
     with tempfile.TemporaryDirectory(prefix="memos-bench-", dir=ROOT) as folder:
@@ -106,9 +106,8 @@ def _measured(runtime: Runtime, shelf: Shelf, windows: Sequence[Window], spec: s
     codec, scores, sizes, encoding, decoding = make_codec(spec), [], [], [], []
     for window in windows:
         start = time.perf_counter()
-        codec.encode(window.kv)
-        encoding.append(time.perf_counter() - start)
         stored = shelf.store(window.tokens[:CONTEXT], window.kv, spec)
+        encoding.append(time.perf_counter() - start)
         start = time.perf_counter()
         decoded = load(shelf.files.open(TENANT, stored.key, stored.expected)).wait()
         decoding.append(time.perf_counter() - start)
@@ -135,8 +134,8 @@ def _row(
         "kl_wikitext2": mean("wikitext2", 1),
         "kl_essays": mean("essays", 1),
         "top1": statistics.fmean([score[2] for score in scores]),
-        "encode_s": statistics.median(encoding) if encoding else None,
-        "decode_mb_s": kv.data.nbytes / 1e6 / statistics.median(decoding) if decoding else None,
+        "store_s": statistics.median(encoding) if encoding else None,
+        "load_mb_s": kv.data.nbytes / 1e6 / statistics.median(decoding) if decoding else None,
     }
 
 
@@ -148,9 +147,8 @@ def _lossless(folder: Path, windows: Sequence[Window], report: Report, loaded: L
     for window in windows:
         kv = KVBlock(shape, window.kv.data.bfloat16())
         start = time.perf_counter()
-        make_codec("lossless").encode(kv)
-        encoding.append(time.perf_counter() - start)
         stored = half.store(window.tokens[:CONTEXT], kv, "lossless")
+        encoding.append(time.perf_counter() - start)
         start = time.perf_counter()
         decoded = load(half.files.open(TENANT, stored.key, stored.expected)).wait()
         decoding.append(time.perf_counter() - start)

@@ -19,8 +19,8 @@ class RowRans(EntropyCoder):
 
     def encode(self, plane: Array, layout: Layout) -> Array:
         """Encode int32 levels ``[rows, columns]``."""
-        symbols = np.where(np.abs(plane) <= ZERO, plane + ZERO, ESCAPE).astype(np.uint8)
-        classes = _classes(symbols)
+        symbols = _symbols(plane)
+        classes = _costs(symbols).argmin(1).astype(np.uint8)
         table = frequencies()
         symbols[table[classes[:, None], symbols] == 0] = ESCAPE
         escapes = plane[symbols == ESCAPE].astype("<i4").view("<u2")
@@ -51,17 +51,19 @@ class RowRans(EntropyCoder):
 _LEVELS = np.arange(256, dtype=np.float32) - ZERO
 
 
-def _classes(symbols: Array) -> Array:
-    """Return the cheapest class of each row of symbols."""
-    rows = np.arange(len(symbols))[:, None] * 256
-    counts = np.bincount((rows + symbols).reshape(-1), minlength=256 * len(symbols)).reshape(-1, 256)
-    return (counts.astype(np.float32) @ costs().T).argmin(1).astype(np.uint8)
-
-
 def bits_of(levels: Array) -> Array:
     """Return the bits each row of int32 levels takes in its best class, without the byte for the class."""
-    symbols = np.where(np.abs(levels) <= ZERO, levels + ZERO, ESCAPE).astype(np.uint8)
+    best: Array = _costs(_symbols(levels)).min(1)
+    return best
+
+
+def _symbols(levels: Array) -> Array:
+    symbols: Array = np.where(np.abs(levels) <= ZERO, levels + ZERO, ESCAPE).astype(np.uint8)
+    return symbols
+
+
+def _costs(symbols: Array) -> Array:
+    """Return bits per row and class, float32 ``[rows, CLASSES]``."""
     rows = np.arange(len(symbols))[:, None] * 256
     counts = np.bincount((rows + symbols).reshape(-1), minlength=256 * len(symbols)).reshape(-1, 256)
-    best: Array = (counts.astype(np.float32) @ costs().T).min(1)
-    return best
+    return counts.astype(np.float32) @ costs().T

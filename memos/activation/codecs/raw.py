@@ -37,7 +37,7 @@ class RawCodec(Codec):
 class _Copy(LayerDecoder):
     def decode(self, layer: int, parts: Mapping[str, Array], out: torch.Tensor) -> None:
         """Copy the bits."""
-        words = as_words(out)
-        if parts[PART].shape != words.shape or parts[PART].dtype != words.dtype:
+        words, part = as_words(out), parts.get(PART)
+        if part is None or part.shape != words.shape or part.dtype != words.dtype:
             raise ValueError("a raw layer of another shape")
-        words[...] = parts[PART]
+        words[...] = part

@@ -1,7 +1,8 @@
 """Static tables of the entropy coder: integers drawn from a logistic distribution, by scale class.
 
 Instead of storing a distribution per channel (2.06 bits per element in the released CacheGen), a channel stores one
-byte: the class of its scale. Class ``c`` has standard deviation ``2 ** (c / 4 - 4)``; with ``s = sigma * sqrt(3) / pi``::
+byte: the class of its scale. Class ``c`` has standard deviation ``2 ** (c / 4 - 4)``; with
+``s = sigma * sqrt(3) / pi``::
 
     P(q) = 1 / (1 + exp(-(q + 1/2) / s)) - 1 / (1 + exp(-(q - 1/2) / s))
 

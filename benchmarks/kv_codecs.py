@@ -30,7 +30,8 @@ from memos.runtime.loop import Runtime
 
 CONTEXT, CONTINUATION = 1_024, 256
 #: Steps of the project's own codec, and the group-wise integers it is compared with: a grid fixed beforehand.
-STEPS = ("0.4", "0.5", "0.6", "0.8", "1.0", "1.2")
+STEPS = ("0.7", "0.8", "0.9", "1.0", "1.2", "1.6", "1.9", "2.1", "2.4")
+QUICK_STEPS = ("0.9", "1.9")
 INTEGERS = ("int8", "int4:group=32", "int4", "int3", "int2")
 METHODS = ("cachegen", "zipcache", "mikv:important=0.2,bits=4", "gear:bits=4,rank=4,outliers=0.01", "gear")
 BARS = {"005": 0.005, "03": 0.03}
@@ -64,8 +65,8 @@ def main() -> int:
         return 0
     loaded = load_model()
     runtime = Runtime(loaded)
-    windows = _windows(loaded, runtime, Path(options.data), each=1 if options.quick else 2)
-    steps = STEPS[1::3] if options.quick else STEPS
+    windows = _windows(loaded, runtime, Path(options.data), each=1 if options.quick else 4)
+    steps = QUICK_STEPS if options.quick else STEPS
     specs = [*(f"transform:quality={step}" for step in steps), *INTEGERS, *METHODS]
     with tempfile.TemporaryDirectory(prefix="memos-bench-", dir=ROOT) as folder:
         shelf = Shelf(Path(folder), loaded.shape, loaded.identity.fingerprint)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from memos.activation.files import Found, KVFiles, Rejected
+from memos.activation.files import Found, KVFiles, Published, Rejected
 from memos.activation.keys import TenantSecrets, storage_key
 from memos.activation.loader import load
 from memos.activation.miss import KVMiss
@@ -191,7 +191,8 @@ def test_cap_holds_against_many_writers(cabinet: Any) -> None:
     def attempt(number: int) -> int:
         draft = drafts[number]
         try:
-            return writers[number % 4].publish("alice", draft.header, draft.encoded).bytes
+            published: Published = writers[number % 4].publish("alice", draft.header, draft.encoded)
+            return published.bytes
         except StoreFull:
             return 0
 

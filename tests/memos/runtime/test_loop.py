@@ -9,6 +9,7 @@ import pytest
 
 from memos.errors import InvalidInput, StoreClosed
 from memos.runtime import loop
+from memos.runtime.attention import Part
 from memos.runtime.chat import ChatFormat
 from memos.runtime.forward import hidden_states
 from memos.runtime.loading import LoadedModel
@@ -74,7 +75,7 @@ def test_threads_share_steps_and_get_what_they_get_alone(
     alone = [runtime.generate(request).finish().text for request in requests]
     sizes: list[int] = []
 
-    def counted(loaded: LoadedModel, parts: list[loop.Part]) -> object:
+    def counted(loaded: LoadedModel, parts: list[Part]) -> object:
         sizes.append(len(parts))
         return hidden_states(loaded, parts)
 

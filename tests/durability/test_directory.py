@@ -19,6 +19,7 @@ from memos.config import Settings
 from memos.cube import Scope
 from memos.engine import MemoryOS
 from memos.errors import InvalidInput, MemosError, StoreError, StoreInUse, StoreTooNew
+from memos.store.revision import HEAD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,7 +128,7 @@ def test_newer_schema_is_refused_untouched(store: Path, embedder: Embedder) -> N
     with pytest.raises(StoreTooNew, match=r"'9999'.*[Uu]pgrade the package"):
         MemoryOS(Settings(home=store), embedder)
     assert tree(store) == before
-    set_revision(store, "0001")
+    set_revision(store, HEAD)
     with MemoryOS(Settings(home=store), embedder) as engine:  # the refusal left no lock behind
         assert engine.stats(SCOPE).memories == 100
 

@@ -25,6 +25,10 @@ GIVEN = {
     "chroma_url": ("http://chroma:8000", "http://chroma:8000"),
     "embedder": ("openai:small", "openai:small"),
     "openai_base_url": ("http://localhost/v1", "http://localhost/v1"),
+    "model": ("/srv/model", "/srv/model"),
+    "model_dtype": ("bfloat16", "bfloat16"),
+    "model_device": ("cuda:1", "cuda:1"),
+    "kv_codec": ("int8", "int8"),
 }
 
 

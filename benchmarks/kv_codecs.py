@@ -217,8 +217,8 @@ def _figures(report: Report) -> None:
                 report.missing(key, f"no setting of {family} that was measured stays within {bar}")
     report.notes.append(
         "constants of transform were fitted on Alice, The Wizard of Oz and Shakespeare; but a quick run on one window "
-        "of the essays (KL .040 where prose gave .0045) led to a new sensitivity profile, measured on prose with repeats, "
-        "and to another grid: the essays are no untouched test of transform"
+        "of the essays (KL .040 where prose gave .0045) led to a new sensitivity profile, measured on prose with "
+        "repeats, and to another grid: the essays are no untouched test of transform"
     )
 
 

@@ -42,4 +42,5 @@ def _ask(memory: Memory, *, reuse: bool) -> ChatReply:
 def _told(replies: Sequence[ChatReply]) -> dict[str, Any]:
     """Return the reply whose first token came in the median time."""
     middle = sorted(replies, key=lambda reply: reply.usage.milliseconds["first_token"])[len(replies) // 2]
-    return {"text": middle.text, "tiers": middle.tiers, **middle.usage.model_dump()}
+    told = middle.model_dump(mode="json")
+    return {"text": told["text"], "tiers": told["tiers"], **told["usage"]}

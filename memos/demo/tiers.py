@@ -10,10 +10,10 @@ from memos_sdk import ChatReply, Memory
 
 QUESTION = "What did Maya and Tom tell each other about Maya's cat?"
 #: Memories that go into the KV file, and those of them that the prompt is about.
-BUNDLE, CHOSEN = 60, 8
+BUNDLE, CHOSEN = 24, 8
 ANSWER_TOKENS = 40
 #: Asked of each way in turn; the first pair is not counted, it warms what every later chat finds warm.
-ROUNDS = 4
+ROUNDS = 3
 
 
 def tiers(memory: Memory) -> dict[str, Any]:

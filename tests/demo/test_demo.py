@@ -42,9 +42,12 @@ class WordHashes:
 
 @pytest.fixture
 def scratch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The folder temporary folders are made in; not where torch is first imported, it keeps a cache there."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    return tmp_path
+    """The folder temporary folders are made in, all but the cache that torch makes when it is first imported."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "torch"))
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return folder
 
 
 def test_material_conversation_is_long_and_in_order() -> None:

@@ -168,6 +168,29 @@ class MemoryOS:
         explain: bool = False,
     ) -> RecallResult:
         """Return the memories that answer ``query``, best first, and a text block for a prompt."""
+        result = self._recall(
+            scope,
+            query,
+            top_k=top_k,
+            filters=filters,
+            as_of=as_of,
+            max_tokens=max_tokens,
+            explain=explain,
+        )
+        self.activation.prefetch(scope, result.hits)
+        return result
+
+    def _recall(
+        self,
+        scope: Scope,
+        query: str,
+        *,
+        top_k: int,
+        filters: Mapping[str, Any] | None = None,
+        as_of: datetime | str | None = None,
+        max_tokens: int | None = None,
+        explain: bool = False,
+    ) -> RecallResult:
         self._check_open()
         if not isinstance(explain, bool):
             raise InvalidInput(f"explain must be true or false, not {explain!r}")
@@ -180,9 +203,7 @@ class MemoryOS:
             max_tokens=None if max_tokens is None else check_count(max_tokens, 1 << 31, "max_tokens"),
             explain=explain,
         )
-        result = self._reader.recall(scope, request, filters)
-        self.activation.prefetch(scope, result.hits)
-        return result
+        return self._reader.recall(scope, request, filters)
 
     def chat(
         self,
@@ -198,7 +219,7 @@ class MemoryOS:
         """
         self._check_open()
         asked, how = check_messages(messages), check_options(options, self.settings)
-        return Chat(self.recall, self.models, self.activation, self.settings).answer(scope, asked, how, on_text)
+        return Chat(self._recall, self.models, self.activation, self.settings).answer(scope, asked, how, on_text)
 
     def get(self, tenant: str, cube_id: str, *, user_id: str | None = None) -> MemCube:
         """Return one memory."""

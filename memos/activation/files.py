@@ -8,8 +8,6 @@ root/ab/ab34...safetensors      a file by its key (layout.py); folders 0700, fil
 from __future__ import annotations
 
 import os
-import re
-import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +18,8 @@ from memos.activation.keys import TenantSecrets, storage_key, sync_folder
 from memos.activation.layout import compose
 from memos.activation.miss import KVMiss
 from memos.activation.opened import Expected, Opened, open_file, read_arrays, room_for
-from memos.activation.room import SUFFIX, Room, abandoned, failure
+from memos.activation.room import SUFFIX, Room, failure, is_key
 from memos.activation.writing import digest_of, write_out
-
-_KEY = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,33 +99,11 @@ class KVFiles:
 
     def remove(self, key: str) -> bool:
         """Remove a file; return whether it is gone now, which it also is if there was none."""
-        path = self._path(key)
-        try:
-            path.unlink(missing_ok=True)
-            if path.parent.is_dir():
-                sync_folder(path.parent)
-        except OSError:
-            return False
-        return True
+        return self._room.remove(key)
 
     def sweep(self, live_keys: Collection[str], min_age_s: float) -> int:
-        """Remove what killed publications left, and files of no live key last written ``min_age_s`` ago or earlier.
-
-        Returns how many files were removed.
-        """
-        oldest = time.time() - min_age_s
-        try:
-            with self._room.locked():
-                entries = list(self._room.entries())
-                stale = [entry.path for entry in entries if entry.temporary and abandoned(entry.path)]
-        except OSError as error:
-            raise failure(error, self._root) from error
-        orphans = [
-            entry.path
-            for entry in entries
-            if not entry.temporary and entry.key not in live_keys and entry.modified <= oldest
-        ]
-        return sum(_unlinked(path) for path in [*stale, *orphans])
+        """Do what :meth:`Room.sweep` does."""
+        return self._room.sweep(live_keys, min_age_s)
 
     # ------------------------------------------------------------ reading
 
@@ -174,12 +148,10 @@ class KVFiles:
     # ------------------------------------------------------------ inside
 
     def _path(self, key: str) -> Path:
-        if not _KEY.fullmatch(key):
-            raise ValueError(f"{key!r} is not a storage key")
-        return self._root / key[:2] / f"{key}{SUFFIX}"
+        return self._room.path(key)
 
     def _open(self, tenant: str, key: str) -> Opened:
-        if not _KEY.fullmatch(key):
+        if not is_key(key):
             raise KVMiss("key", "that is not a storage key")
         return open_file(self._path(key), key, self._secrets.of(tenant))
 
@@ -209,11 +181,3 @@ class KVFiles:
         if not folder.is_dir():
             folder.mkdir(mode=0o700, exist_ok=True)
             sync_folder(self._root)
-
-
-def _unlinked(path: Path) -> bool:
-    try:
-        path.unlink()
-    except OSError:
-        return False
-    return True

@@ -51,7 +51,7 @@ def load(opened: Opened) -> LayeredKV:
 def overlap_pays() -> bool:
     """Whether layers had better arrive while a model on the CPU works on earlier ones: only if cores are left for it.
 
-    On two cores, both busy with the model, decoding beside it makes both wait for each other (measured: 5 % slower).
+    Where the model keeps every core busy, a loader beside it only takes turns with the model's threads.
     """
     return len(os.sched_getaffinity(0)) > torch.get_num_threads()
 

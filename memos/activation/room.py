@@ -6,17 +6,21 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from memos.activation.keys import sync_folder
 from memos.errors import StoreError, StoreFull, StoreUnavailable
 
 SUFFIX = ".safetensors"
 TEMPORARY = ".tmp"
 _LOCK = "lock"
+_KEY = re.compile(r"[0-9a-f]{64}")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -55,6 +59,42 @@ class Room:
     def used(self) -> int:
         """Return the bytes of all files, including what is being written."""
         return sum(entry.bytes for entry in self.entries())
+
+    def path(self, key: str) -> Path:
+        """Return where the file of a key is, or would be. Raises ``ValueError`` for what is no key."""
+        if not is_key(key):
+            raise ValueError(f"{key!r} is not a storage key")
+        return self.root / key[:2] / f"{key}{SUFFIX}"
+
+    def remove(self, key: str) -> bool:
+        """Remove a file; return whether it is gone now, which it also is if there was none."""
+        path = self.path(key)
+        try:
+            path.unlink(missing_ok=True)
+            if path.parent.is_dir():
+                sync_folder(path.parent)
+        except OSError:
+            return False
+        return True
+
+    def sweep(self, live_keys: Collection[str], min_age_s: float) -> int:
+        """Remove what killed publications left, and files of no live key last written ``min_age_s`` ago or earlier.
+
+        Returns how many files were removed. Raises :class:`StoreUnavailable`.
+        """
+        oldest = time.time() - min_age_s
+        try:
+            with self.locked():
+                entries = list(self.entries())
+                stale = [entry.path for entry in entries if entry.temporary and abandoned(entry.path)]
+        except OSError as error:
+            raise failure(error, self.root) from error
+        orphans = [
+            entry.path
+            for entry in entries
+            if not entry.temporary and entry.key not in live_keys and entry.modified <= oldest
+        ]
+        return sum(_unlinked(path) for path in [*stale, *orphans])
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -98,6 +138,19 @@ class Room:
                 f"a KV file of {size:,} bytes would leave less than {self._floor:,} of {free:,} free bytes; "
                 f"make room on the disk, lower MEMOS_KV_FREE_BYTES, or remove KV files with `memos kv rm`"
             )
+
+
+def is_key(text: str) -> bool:
+    """Whether ``text`` has the form of a storage key."""
+    return _KEY.fullmatch(text) is not None
+
+
+def _unlinked(path: Path) -> bool:
+    try:
+        path.unlink()
+    except OSError:
+        return False
+    return True
 
 
 def _entries(folder: str) -> Iterator[Entry]:

@@ -5,15 +5,18 @@ This module stays light: torch loads with the first promotion, chat or KV file t
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from memos.activation.listing import KVFile, RebuildReport
+from memos.activation.room import Room
 from memos.config import AUTO_CODEC, Settings
 from memos.cube import Kind, Scope, check_name
-from memos.errors import InvalidInput
+from memos.errors import InvalidInput, StoreError
 from memos.plaintext.recall import Hit
 from memos.runtime.host import ModelHost, Serving
 from memos.schedule.executor import Report
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from memos.activation.promotion import Promotion
     from memos.activation.reuse import Reuse
 
+logger = logging.getLogger(__name__)
+
 FOLDER = "kv"
 #: Orphans younger than this may belong to another process that has not yet published their cube.
 ORPHAN_AGE_S = 3_600.0
@@ -45,6 +50,8 @@ class ActivationTier:
         self._database = database
         self._models = models
         self._folder = settings.home.expanduser() / FOLDER
+        self._room = Room(self._folder, settings.kv_bytes, settings.kv_free_bytes)
+        self._prefetching = ThreadPoolExecutor(1, "memos-kv-cover")
         #: Held while a file is published with its cube, and while files without a cube are removed.
         self._publishing = threading.Lock()
 
@@ -89,7 +96,13 @@ class ActivationTier:
         """Begin to load the file a chat about these hits would need, if a model is loaded that could use it."""
         serving = self._models.ready
         if serving is not None and hits and self._folder.is_dir():
+            self._prefetching.submit(self._prefetch, scope, hits, serving)
+
+    def _prefetch(self, scope: Scope, hits: Sequence[Hit], serving: Serving) -> None:
+        try:
             self._reuse.prefetch(scope, hits, serving)
+        except StoreError as error:  # the chat that needs the file finds out, and computes
+            logger.debug("nothing was prefetched: %s", error)
 
     # ------------------------------------------------------------ removal
 
@@ -103,18 +116,24 @@ class ActivationTier:
         with self._publishing:
             with self._database.read() as connection:
                 gone = set(keys) - activation_keys(connection)  # made again meanwhile: equal bytes, and needed
-            self._reuse.forget(gone)
-            removed = [self._files.remove(key) for key in gone]  # all are tried
+            if "_reuse" in self.__dict__:
+                self._reuse.forget(gone)
+            removed = [self._room.remove(key) for key in gone]  # all are tried
         return all(removed)
 
     def sweep(self) -> None:
-        """Remove files that a process left behind when it ended between the two halves of a removal."""
+        """Remove files that a process left behind when it ended between the two halves of a removal.
+
+        A folder that cannot be swept is no reason not to open the memories: the log says so, and the next start tries.
+        """
         if not self._folder.is_dir():
             return
-        with self._publishing:
-            with self._database.read() as connection:
-                needed = activation_keys(connection)
-            self._files.sweep(needed, min_age_s=0.0 if self._database.is_sqlite else ORPHAN_AGE_S)
+        with self._publishing, self._database.read() as connection:
+            needed = activation_keys(connection)
+            try:
+                self._room.sweep(needed, min_age_s=0.0 if self._database.is_sqlite else ORPHAN_AGE_S)
+            except StoreError as error:
+                logger.warning("KV files were not swept: %s", error)
 
     # ------------------------------------------------------------ care
 
@@ -134,10 +153,11 @@ class ActivationTier:
         """Return the bytes of all KV files on disk and in host memory."""
         if not self._folder.is_dir():
             return 0, 0
-        return self._files.usage(), self._hot.bytes
+        return self._room.used(), self._hot.bytes if "_hot" in self.__dict__ else 0
 
     def close(self) -> None:
         """Let go of the caches in memory."""
+        self._prefetching.shutdown(cancel_futures=True)
         if "_hot" in self.__dict__:
             self._hot.drop_all()
 
@@ -191,6 +211,3 @@ def _checked_ids(given: object) -> list[str]:
     if not all(isinstance(cube_id, str) for cube_id in given):
         raise InvalidInput("the ids of memories are strings")
     return list(dict.fromkeys(given))
-
-
-__all__ = ["ActivationTier", "Serving"]

@@ -50,9 +50,7 @@ class Executor:
         """Run a job that is already a row of its namespace."""
         self._waiting.put((scope, job_id))
         with self._starting:
-            if self._thread is None and not self._stopping.is_set():
-                self._thread = threading.Thread(target=self._work, name="memos-jobs", daemon=True)
-                self._thread.start()
+            self._start()
 
     def recover(self) -> None:
         """Queue what an earlier process left unfinished."""
@@ -65,18 +63,31 @@ class Executor:
         """Give the running job back to the queue at its next report, and end the thread."""
         self._stopping.set()
         self._waiting.put(None)
-        if self._thread is not None:
-            self._thread.join()
+        with self._starting:
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _start(self) -> None:
+        if self._thread is None and not self._stopping.is_set():
+            self._thread = threading.Thread(target=self._work, name="memos-jobs", daemon=True)
+            self._thread.start()
 
     def _work(self) -> None:
-        while not self._stopping.is_set():
-            item = self._waiting.get()
-            if item is None:
-                return
-            try:
-                self._run(*item)
-            except StoreError as error:  # the store cannot be reached: the row stays and is found at the next start
-                logger.warning("job %s could not be recorded: %s", item[1], error)
+        try:
+            while not self._stopping.is_set() and (item := self._waiting.get()) is not None:
+                self._attempt(*item)
+        finally:  # a mistake in a task ends its thread, loudly; the jobs behind it get another
+            with self._starting:
+                self._thread = None
+                if not self._waiting.empty():
+                    self._start()
+
+    def _attempt(self, scope: Scope, job_id: str) -> None:
+        try:
+            self._run(scope, job_id)
+        except StoreError as error:  # the store cannot be reached: the row stays and is found at the next start
+            logger.warning("job %s could not be recorded: %s", job_id, error)
 
     def _run(self, scope: Scope, job_id: str) -> None:
         with self._database.write() as connection:

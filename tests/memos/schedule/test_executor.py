@@ -144,3 +144,22 @@ def test_job_of_a_forgotten_user_ends_quietly(database: Database) -> None:
     executor.submit(SCOPE, job_id)
     finished(database, job_id)
     executor.stop()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the mistake is to be seen
+def test_mistake_in_a_task_fails_its_job_and_not_the_next(database: Database) -> None:
+    def work(scope: Scope, payload: Mapping[str, Any], report: Report) -> dict[str, Any]:
+        if payload["bad"]:
+            raise ZeroDivisionError
+        return {}
+
+    executor = running(database, work)
+    bad = queued(database, bad=True)
+    behind, later = queued(database, bad=False), queued(database, bad=False)
+    executor.submit(SCOPE, bad)
+    executor.submit(SCOPE, behind)
+    finished(database, behind)
+    executor.submit(SCOPE, later)
+    finished(database, later)
+    executor.stop()
+    assert (read(database, bad).error or "").startswith("internal-error")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 
 from memos.clock import now_us
+from memos.config import Settings
 from memos.cube import Kind, MemCube, Scope, State
 from memos.engine import MemoryOS
 from memos.errors import InvalidInput, NotFound
@@ -153,3 +156,31 @@ def test_export_leaves_derived_cubes_out(engine: MemoryOS, tmp_path: Any) -> Non
     (note,) = stored(engine, "one")
     made(engine, note)
     assert engine.export(SCOPE, tmp_path / "export.jsonl") == 1
+
+
+def test_damaged_secret_neither_closes_the_store_nor_stops_forgetting(data_folder: Any, embedder: Any) -> None:
+    """KV files are an extra: memories open, and are forgotten, without them."""
+    settings = Settings(home=data_folder)
+    with MemoryOS(settings, embedder) as engine:
+        (note,) = stored(engine, "one")
+        activation = made(engine, note)
+    folder = data_folder / "kv" / activation.key[:2]
+    folder.mkdir(parents=True)
+    (folder / f"{activation.key}.safetensors").write_bytes(b"the text of a memory")
+    (data_folder / "kv" / "secret").write_bytes(b"short")
+    with MemoryOS(settings, embedder) as engine:
+        receipt = engine.forget("default", note.id)
+    assert (receipt.removed["activations"], receipt.pending, list(folder.iterdir())) == (1, (), [])
+
+
+def test_opening_a_store_with_kv_files_loads_no_model_library(data_folder: Any, embedder: Any) -> None:
+    with MemoryOS(Settings(home=data_folder), embedder) as engine:
+        made(engine, *stored(engine, "one"))
+    (data_folder / "kv").mkdir()
+    code = (
+        "import sys; from pathlib import Path; from memos.config import Settings; from memos.engine import MemoryOS\n"
+        "class E:\n    identity='test:hash-64'; dimension=64\n"
+        f"with MemoryOS(Settings(home=Path({str(data_folder)!r})), E()): print('torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"

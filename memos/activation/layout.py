@@ -5,9 +5,9 @@
     data       shared.*, token_ids, layer.000.*, layer.001.*, ..., without holes
 
 Each tensor begins at a multiple of 64 bytes; where the one before ends elsewhere, a tensor of zeros called ``pad.*``
-fills the gap. (A decoder's loads like that, and so does
-the kernel, which is slower to copy a page to an address that is aligned otherwise.) The seal is BLAKE2b, keyed by the tenant's secret, over
-length and header with the seal's digits zeroed. The header holds each tensor's XXH3, so every byte of a file counts.
+fills the gap. (A decoder's loads like that, and so does the kernel, which is slower to copy a page to an address that
+is aligned otherwise.) The seal is BLAKE2b, keyed by the tenant's secret, over length and header with the seal's digits
+zeroed. The header holds each tensor's XXH3, so every byte of a file counts.
 """
 
 from __future__ import annotations

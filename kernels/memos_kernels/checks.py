@@ -1,0 +1,56 @@
+"""Checks of arguments that all operations share. Kernels address memory themselves, so nothing may slip through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def floating(name: str, tensor: torch.Tensor) -> None:
+    """Raise ``ValueError`` unless a tensor is float32, bfloat16 or float16."""
+    if tensor.dtype not in FLOATS:
+        raise ValueError(f"{name} is {tensor.dtype}; float32, bfloat16 or float16 is needed")
+
+
+def shaped(name: str, tensor: torch.Tensor, shape: Sequence[int | None]) -> None:
+    """Raise ``ValueError`` unless a tensor is contiguous and has this shape; None stands for any length."""
+    fits = tensor.dim() == len(shape) and all(
+        want is None or have == want for have, want in zip(tensor.shape, shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"{name} has shape {list(tensor.shape)}; {['any' if n is None else n for n in shape]} is needed"
+        )
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} must be contiguous")
+
+
+def page_table(name: str, table: torch.Tensor, pages: int, blocks: int) -> None:
+    """Raise ``ValueError`` unless a page table is int32 with at least ``blocks`` columns of pages that exist.
+
+    Entries are looked at on the CPU only: on another device that would wait for it. Entries after ``blocks`` may be
+    anything.
+    """
+    if table.dtype != torch.int32:
+        raise ValueError(f"{name} is {table.dtype}; int32 is needed")
+    if table.shape[-1] < blocks:
+        raise ValueError(f"{name} has {table.shape[-1]} blocks; {blocks} are needed")
+    if table.device.type == "cpu" and blocks and table.numel():
+        used = table[..., :blocks]
+        if int(used.min()) < 0 or int(used.max()) >= pages:
+            raise ValueError(f"{name} names pages outside the pool of {pages}")
+
+
+def same_device(**tensors: torch.Tensor) -> None:
+    """Raise ``ValueError`` unless all tensors are on one device."""
+    devices = {tensor.device for tensor in tensors.values()}
+    if len(devices) > 1:
+        raise ValueError(f"{', '.join(tensors)} must be on one device, not on {', '.join(sorted(map(str, devices)))}")
+
+
+def blocks_of(tokens: int, page_tokens: int) -> int:
+    """Return how many pages ``tokens`` tokens fill."""
+    return -(-tokens // page_tokens)

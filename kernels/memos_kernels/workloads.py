@@ -5,11 +5,15 @@ The five popularity patterns are Punica's (arXiv:2310.18547).
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from memos_kernels.checks import blocks_of
+from memos_kernels.lora import RankRows
 
 POPULARITY = ("identical", "distinct", "uniform", "zipf", "skewed")
 
@@ -47,3 +51,96 @@ def random_tensor(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, se
     """Return standard normal numbers, the same for a seed on every machine."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator).to(dtype)
+
+
+def paged(
+    dense: torch.Tensor, page_tokens: int, *, order: int = 0, spare: int = 1, fill: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a pool and an int32 table ``[M, blocks]`` that hold ``[M, heads, T, head_dim]``, any dtype.
+
+    Pages stand in random order (the seed ``order``) among ``spare`` more; slots without a token hold ``fill``.
+    """
+    matrices, heads, tokens, head_dim = dense.shape
+    blocks = blocks_of(tokens, page_tokens)
+    table = shuffled_table(matrices, blocks, order, spare)
+    room = torch.full((matrices, heads, blocks * page_tokens, head_dim), fill, dtype=dense.dtype)
+    room[:, :, :tokens] = dense
+    pool = torch.full((matrices * blocks + spare, heads, page_tokens, head_dim), fill, dtype=dense.dtype)
+    pool[table.long()] = room.view(matrices, heads, blocks, page_tokens, head_dim).transpose(1, 2)
+    return pool, table
+
+
+class Heads(NamedTuple):
+    """The layout of an attention layer and of its pages."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    page_tokens: int
+
+
+class Sequences(NamedTuple):
+    """Packed rows and paged caches of some sequences: what paged attention is called with."""
+
+    query: torch.Tensor
+    starts: torch.Tensor
+    keys: torch.Tensor
+    values: torch.Tensor
+    table: torch.Tensor
+    lengths: torch.Tensor
+    log_weights: torch.Tensor
+
+
+def sequences(
+    lengths: Sequence[int],
+    rows: Sequence[int],
+    layout: Heads,
+    dtype: torch.dtype = torch.float32,
+    *,
+    seed: int = 0,
+    order: int = 0,
+    shared: bool = False,
+    fill: float = 0.0,
+) -> Sequences:
+    """Return random caches of ``lengths`` tokens with ``rows`` rows each. ``order`` is the seed of the pages' order.
+
+    ``shared``: keys and values live in one pool. Slots without a token, and one more page, hold ``fill``; so do weights
+    that belong to no key. Table entries after a sequence's last page name no page.
+    """
+    heads, kv_heads, head_dim, size = layout
+    blocks = [blocks_of(length, size) for length in lengths]
+    pages = sum(blocks) * (2 if shared else 1) + 1
+    orders = [np.random.default_rng(order + side).permutation(pages).tolist() for side in range(1 if shared else 2)]
+    keys = torch.full((pages, kv_heads, size, head_dim), fill, dtype=dtype)
+    values = keys if shared else keys.clone()
+    weights = torch.full(keys.shape[:3], fill)
+    table = torch.full((len(lengths), 2, max(blocks, default=0)), 2**30, dtype=torch.int32)
+    for b, length in enumerate(lengths):
+        for side, pool in enumerate((keys, values)):
+            tokens = random_tensor((kv_heads, length, head_dim), dtype, seed * 1000 + 2 * b + side)
+            merged = random_tensor((kv_heads, length), seed=seed * 1000 + b).abs()
+            for block in range(blocks[b]):
+                page, part = orders[side % len(orders)].pop(), slice(block * size, min((block + 1) * size, length))
+                table[b, side, block] = page
+                pool[page, :, : part.stop - part.start] = tokens[:, part]
+                if pool is keys and not side:
+                    weights[page, :, : part.stop - part.start] = merged[:, part]
+    starts = torch.tensor([0, *np.cumsum(rows)], dtype=torch.int32)
+    query = random_tensor((sum(rows), heads, head_dim), dtype, seed + 1)
+    return Sequences(query, starts, keys, values, table, torch.tensor(lengths, dtype=torch.int32), weights)
+
+
+def rank_rows(
+    ranks: Sequence[int], chunks: int, width: int, dtype: torch.dtype = torch.float32, *, seed: int = 0, order: int = 0
+) -> tuple[torch.Tensor, RankRows, list[torch.Tensor]]:
+    """Return a pool, where the rows of adapters of these ranks are in it, and the matrices ``[rank, chunks * width]``.
+
+    Rows stand in random order (the seed ``order``) among three more slots, of not-a-number.
+    """
+    total = sum(ranks)
+    rows = random_tensor((total, chunks * width), dtype, seed)
+    slots = shuffled_table(total, chunks, order, spare=3)
+    pool = torch.full((total * chunks + 3, width), float("nan"), dtype=dtype)
+    pool[slots.long()] = rows.view(total, chunks, width)
+    starts = torch.tensor([0, *np.cumsum(ranks)], dtype=torch.int32)
+    return pool, RankRows(slots, starts), list(rows.split(list(ranks)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from memos_kernels import checks
@@ -135,6 +136,10 @@ def _check_sequences(
         raise ValueError(f"starts must rise from 0 to {len(query)}, the number of rows")
     if (counts < 0).any() or (causal and (rows[1:] - rows[:-1] > counts).any()):
         raise ValueError("a sequence has fewer keys than rows")
-    pages, size = keys.shape[0], keys.shape[2]
-    for row, count in zip(table, counts, strict=True):
-        checks.page_table("table", row, pages, checks.blocks_of(int(count), size))
+    columns = np.arange(table.shape[2])
+    used = columns < -(-counts // keys.shape[2])[:, None]
+    if counts.max(initial=0) > len(columns) * keys.shape[2]:
+        raise ValueError(f"a table of {len(columns)} blocks is too short for {counts.max()} keys")
+    pages = np.where(used[:, None], table.numpy(), 0)
+    if pages.min(initial=0) < 0 or pages.max(initial=0) >= len(keys):
+        raise ValueError(f"the table names pages outside the pool of {len(keys)}")

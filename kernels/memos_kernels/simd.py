@@ -1,0 +1,371 @@
+"""What numba has no words for, written in LLVM's: register tiles, streaming stores, 16-bit floats, a vectorisable exp.
+
+All arrays are flat and C-contiguous. Kernels see 16-bit floats as words: bfloat16 as uint16, float16 as int16
+(:func:`words`). Everything here is plain LLVM vectors and scalars, which any target lowers to what it has.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+from numpy.typing import NDArray
+
+_F32 = ir.FloatType()
+_I32 = ir.IntType(32)
+_I16 = ir.IntType(16)
+_I64 = ir.IntType(64)
+_I8 = ir.IntType(8)
+#: Elements of the vectors used: one AVX2 register, two of NEON.
+LANES = 8
+_VECTOR = ir.VectorType(_F32, LANES)
+#: Bytes that one streaming store writes, and must be aligned to.
+_STREAM = 32
+#: Bytes of a cache line.
+_LINE = 64
+_BYTES = ir.VectorType(_I8, _STREAM)
+
+
+def words(tensor: torch.Tensor) -> NDArray[Any]:
+    """Return a contiguous CPU tensor flat, as kernels see it, without a copy."""
+    flat = tensor.detach().view(-1)
+    if tensor.dtype == torch.bfloat16:
+        return flat.view(torch.int16).numpy().view(np.uint16)
+    if tensor.dtype == torch.float16:
+        return flat.view(torch.int16).numpy()
+    return flat.numpy()
+
+
+def _pointer(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
+    """Return the address of element ``at`` of an array."""
+    return builder.gep(context.make_array(kind)(context, builder, array).data, [at])
+
+
+def _call(builder: Any, name: str, *arguments: Any) -> Any:
+    """Call an LLVM intrinsic on float32, or on vectors of them."""
+    kind = arguments[0].type
+    full = f"llvm.{name}.{'v8f32' if kind == _VECTOR else 'f32'}"
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * len(arguments)), full)
+    return builder.call(function, arguments)
+
+
+def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """Return ``a b + c``, fused where the machine can."""
+    return _call(builder, "fmuladd", a, b, c)
+
+
+def _constant(value: float, kind: Any = _F32) -> ir.Constant:
+    single = float(np.float32(value))
+    return ir.Constant(kind, [single] * LANES if kind == _VECTOR else single)
+
+
+def _vector(builder: Any, place: Any) -> Any:
+    """Return a pointer to a vector that begins at a float32."""
+    return builder.bitcast(place, _VECTOR.as_pointer())
+
+
+# ------------------------------------------------------------ 16-bit floats
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def widen(typing: Any, word: Any) -> Any:
+    """Return the float32 of a word: float32 itself, uint16 as bfloat16, int16 as float16."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if word == types.float32:
+            return arguments[0]
+        if word == types.uint16:
+            return builder.bitcast(builder.shl(builder.zext(arguments[0], _I32), ir.Constant(_I32, 16)), _F32)
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), _F32)
+
+    return types.float32(word), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def narrow(typing: Any, value: Any, like: Any) -> Any:
+    """Return a float32 rounded to the nearest word, ties to even, of the type that the array ``like`` has."""
+    word = like.dtype
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if word == types.float32:
+            return arguments[0]
+        if word == types.int16:
+            return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), _I16)
+        bits = builder.bitcast(arguments[0], _I32)
+        odd = builder.and_(builder.lshr(bits, ir.Constant(_I32, 16)), ir.Constant(_I32, 1))
+        rounded = builder.add(bits, builder.add(odd, ir.Constant(_I32, 0x7FFF)))
+        # What is not a number must not round to infinity.
+        quiet = builder.or_(bits, ir.Constant(_I32, 0x400000))
+        chosen = builder.select(builder.fcmp_unordered("uno", arguments[0], arguments[0]), quiet, rounded)
+        return builder.trunc(builder.lshr(chosen, ir.Constant(_I32, 16)), _I16)
+
+    return word(types.float32, like), generate
+
+
+# ------------------------------------------------------------ exponential
+
+
+def _exp(builder: Any, value: Any) -> Any:
+    """Return e^x of a float32 or a vector of them, for x <= 88, within 2 units in the last place; 0 below -87.
+
+    With ``n = round(x log2 e)`` and ``r = x - n ln 2``, ``2^n p(r)``: the reduction and the polynomial of Cephes' expf
+    (S. Moshier). Without a call, so that loops around it vectorise.
+    """
+    kind = value.type
+    whole = ir.VectorType(_I32, LANES) if kind == _VECTOR else _I32
+
+    def constant(number: float) -> Any:
+        return _constant(number, kind)
+
+    def integer(number: int) -> Any:
+        return ir.Constant(whole, [number] * LANES if kind == _VECTOR else number)
+
+    below = builder.fcmp_ordered("<", value, constant(-87.0))
+    x = builder.select(below, constant(-87.0), value)
+    n = _call(builder, "floor", _multiply_add(builder, x, constant(1.44269504088896341), constant(0.5)))
+    r = _multiply_add(builder, n, constant(-0.693359375), x)
+    r = _multiply_add(builder, n, constant(2.12194440e-4), r)
+    p = constant(1.9875691500e-4)
+    for term in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
+        p = _multiply_add(builder, p, r, constant(term))
+    p = builder.fadd(_multiply_add(builder, p, builder.fmul(r, r), r), constant(1.0))
+    power = builder.shl(builder.add(builder.fptosi(n, whole), integer(127)), integer(23))
+    return builder.select(below, constant(0.0), builder.fmul(p, builder.bitcast(power, kind)))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def exp(typing: Any, value: Any) -> Any:
+    """Return :func:`_exp` of a float32."""
+    return types.float32(types.float32), lambda context, builder, signature, arguments: _exp(builder, arguments[0])
+
+
+# ------------------------------------------------------------ register tiles
+
+
+def _make_tile(rows: int, vectors: int) -> Any:
+    """Return an intrinsic that multiplies into ``rows`` × ``8 * vectors`` accumulators held in registers."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def tile(
+        typing: Any,
+        a: Any,
+        a_at: Any,
+        a_row: Any,
+        a_column: Any,
+        b: Any,
+        b_at: Any,
+        b_row: Any,
+        c: Any,
+        c_at: Any,
+        c_row: Any,
+        depth: Any,
+        fresh: Any,
+    ) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+            a_, a_at_, a_row_, a_column_, b_, b_at_, b_row_, c_, c_at_, c_row_, depth_, fresh_ = arguments
+            left = _pointer(context, builder, a, a_, a_at_)
+            right = _pointer(context, builder, b, b_, b_at_)
+            sums = [cgutils.alloca_once(builder, _VECTOR) for _ in range(rows * vectors)]
+            places = []
+            for row in range(rows):
+                start = builder.gep(
+                    _pointer(context, builder, c, c_, c_at_), [builder.mul(c_row_, ir.Constant(_I64, row))]
+                )
+                for vector in range(vectors):
+                    place = builder.gep(start, [ir.Constant(_I64, LANES * vector)])
+                    places.append(_vector(builder, place))
+            with builder.if_else(fresh_) as (new, old):
+                with new:
+                    for total in sums:
+                        builder.store(_constant(0.0, _VECTOR), total)
+                with old:
+                    for total, place in zip(sums, places, strict=True):
+                        builder.store(builder.load(place, align=4), total)
+            with cgutils.for_range(builder, depth_) as loop:
+                offset = builder.mul(loop.index, a_column_)
+                line = builder.gep(right, [builder.mul(loop.index, b_row_)])
+                factors = []
+                for vector in range(vectors):
+                    place = builder.gep(line, [ir.Constant(_I64, LANES * vector)])
+                    factors.append(builder.load(_vector(builder, place), align=4))
+                for row in range(rows):
+                    step = builder.add(offset, builder.mul(a_row_, ir.Constant(_I64, row)))
+                    factor = _splat(builder, builder.load(builder.gep(left, [step])))
+                    for vector in range(vectors):
+                        total = sums[row * vectors + vector]
+                        builder.store(_multiply_add(builder, factor, factors[vector], builder.load(total)), total)
+            for total, place in zip(sums, places, strict=True):
+                builder.store(builder.load(total), place, align=4)
+
+        whole = types.int64
+        return types.void(a, whole, whole, whole, b, whole, whole, c, whole, whole, whole, types.boolean), generate
+
+    return tile
+
+
+def _splat(builder: Any, value: Any) -> Any:
+    single = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.Constant(_I32, 0))
+    zeros = ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES)
+    return builder.shuffle_vector(single, ir.Constant(_VECTOR, ir.Undefined), zeros)
+
+
+#: ``c[i, j] += sum_k a[i, k] b[k, j]`` with ``c`` of 4 × 24, 8 × 8, and single rows of 24 and 8 elements; float32.
+#: Arguments: a, its offset, row and column strides, b, offset, row stride, c, offset, row stride, the depth, and
+#: whether ``c`` counts as 0 at first.
+tile_4x24 = _make_tile(4, 3)
+tile_1x24 = _make_tile(1, 3)
+tile_8x8 = _make_tile(8, 1)
+tile_1x8 = _make_tile(1, 1)
+
+
+# ------------------------------------------------------------ softmax down 8 columns
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def soften(
+    typing: Any, scores: Any, at: Any, rows: Any, row: Any, highest: Any, total: Any, shrink: Any, column: Any
+) -> Any:
+    """One step of the online softmax for 8 neighbouring columns of ``scores``, which become weights, in place::
+
+        new = max(highest, max_t s[t]),   shrink = e^(highest - new),   s[t] = e^(s[t] - new)
+        total = total shrink + sum_t s[t],   highest = new
+
+    Rows begin at ``at`` and are ``row`` elements apart; ``highest``, ``total`` and ``shrink`` are read at ``column``.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+        scores_, at_, rows_, row_, highest_, total_, shrink_, column_ = arguments
+        start = _pointer(context, builder, scores, scores_, at_)
+        places = [
+            _vector(builder, _pointer(context, builder, kind, array, column_))
+            for kind, array in ((highest, highest_), (total, total_), (shrink, shrink_))
+        ]
+        old = builder.load(places[0], align=4)
+        most, sums = cgutils.alloca_once_value(builder, old), cgutils.alloca_once(builder, _VECTOR)
+        with cgutils.for_range(builder, rows_) as loop:
+            line = builder.load(_vector(builder, builder.gep(start, [builder.mul(loop.index, row_)])), align=4)
+            builder.store(_call(builder, "maxnum", builder.load(most), line), most)
+        new = builder.load(most)
+        less = _exp(builder, builder.fsub(old, new))
+        builder.store(builder.fmul(builder.load(places[1], align=4), less), sums)
+        with cgutils.for_range(builder, rows_) as loop:
+            place = _vector(builder, builder.gep(start, [builder.mul(loop.index, row_)]))
+            weight = _exp(builder, builder.fsub(builder.load(place, align=4), new))
+            builder.store(weight, place, align=4)
+            builder.store(builder.fadd(builder.load(sums), weight), sums)
+        for value, place in zip((new, builder.load(sums), less), places, strict=True):
+            builder.store(value, place, align=4)
+
+    whole = types.int64
+    return types.void(scores, whole, whole, whole, highest, total, shrink, whole), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def scale_columns(typing: Any, matrix: Any, at: Any, rows: Any, row: Any, factors: Any, column: Any) -> Any:
+    """Multiply 8 neighbouring columns of a matrix by ``factors[column .. column + 7]``, in place."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+        matrix_, at_, rows_, row_, factors_, column_ = arguments
+        start = _pointer(context, builder, matrix, matrix_, at_)
+        by = builder.load(_vector(builder, _pointer(context, builder, factors, factors_, column_)), align=4)
+        with cgutils.for_range(builder, rows_) as loop:
+            place = _vector(builder, builder.gep(start, [builder.mul(loop.index, row_)]))
+            builder.store(builder.fmul(builder.load(place, align=4), by), place, align=4)
+
+    whole = types.int64
+    return types.void(matrix, whole, whole, whole, factors, whole), generate
+
+
+# ------------------------------------------------------------ copies
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def address(typing: Any, array: Any, at: Any) -> Any:
+    """Return the address of element ``at``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ptrtoint(_pointer(context, builder, array, *arguments), _I64)
+
+    return types.int64(array, types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def copy(typing: Any, target: Any, source: Any, size: Any, past: Any) -> Any:
+    """Copy ``size`` bytes between two addresses; ``past`` the caches, if alignment allows.
+
+    That is for results larger than a cache, whose lines a plain store would read first. Others see it after
+    :func:`memos_kernels.threads.finish`.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+        target_, source_, size_, past_ = arguments
+        into, out_of = (builder.inttoptr(place, _I8.as_pointer()) for place in (target_, source_))
+        odd = builder.and_(builder.or_(target_, size_), ir.Constant(_I64, _STREAM - 1))
+        fits = builder.icmp_unsigned("==", odd, ir.Constant(_I64, 0))
+        with builder.if_else(builder.and_(fits, past_)) as (streamed, other):
+            with streamed:
+                _stream(builder, into, out_of, size_)
+            with other:
+                cgutils.raw_memcpy(builder, into, out_of, size_, 1)
+
+    whole = types.int64
+    return types.void(whole, whole, whole, types.boolean), generate
+
+
+def _stream(builder: Any, into: Any, out_of: Any, total: Any) -> None:
+    flag = builder.module.add_metadata([ir.Constant(_I32, 1)])
+    vectors = builder.udiv(total, ir.Constant(_I64, _STREAM))
+    with cgutils.for_range(builder, vectors) as loop:
+        offset = builder.mul(loop.index, ir.Constant(_I64, _STREAM))
+        place = builder.bitcast(builder.gep(out_of, [offset]), _BYTES.as_pointer())
+        end = builder.bitcast(builder.gep(into, [offset]), _BYTES.as_pointer())
+        store = builder.store(builder.load(place, align=1), end, align=_STREAM)
+        store.set_metadata("nontemporal", flag)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def prefetch(typing: Any, source: Any, at: Any, count: Any) -> Any:
+    """Ask for ``count`` elements that are soon to be read: pages lie anywhere, which hardware cannot guess."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+        source_, at_, count_ = arguments
+        size = context.get_abi_sizeof(context.get_data_type(source.dtype))
+        start = builder.bitcast(_pointer(context, builder, source, source_, at_), _I8.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        lines = builder.udiv(builder.mul(count_, ir.Constant(_I64, size)), ir.Constant(_I64, _LINE))
+        with cgutils.for_range(builder, lines) as loop:
+            place = builder.gep(start, [builder.mul(loop.index, ir.Constant(_I64, _LINE))])
+            builder.call(function, [place, *(ir.Constant(_I32, flag) for flag in (0, 2, 1))])
+
+    whole = types.int64
+    return types.void(source, whole, whole), generate
+
+
+# ------------------------------------------------------------ blocks as float32
+
+
+def floats(pool: Any, at: Any, count: Any, room: Any) -> tuple[Any, int]:
+    """Return an array and an offset where elements ``at .. at + count - 1`` of a pool are as float32.
+
+    That is the pool itself if it is of float32, else ``room`` ``[count]``, which they are converted into.
+    """
+    raise NotImplementedError("for compiled code only")
+
+
+@overload(floats)  # type: ignore[untyped-decorator]
+def _floats(pool: Any, at: Any, count: Any, room: Any) -> Any:
+    def as_it_is(pool: Any, at: Any, count: Any, room: Any) -> tuple[Any, int]:
+        return pool, at
+
+    def converted(pool: Any, at: Any, count: Any, room: Any) -> tuple[Any, int]:
+        for i in range(count):
+            room[i] = widen(pool[at + i])
+        return room, 0
+
+    return as_it_is if pool.dtype == types.float32 else converted

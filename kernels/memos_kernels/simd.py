@@ -13,17 +13,17 @@ import torch
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-_F32 = ir.FloatType()
+F32 = ir.FloatType()
 _I32 = ir.IntType(32)
 _I16 = ir.IntType(16)
 _I64 = ir.IntType(64)
 _I8 = ir.IntType(8)
 #: Elements of the vectors used: one AVX2 register, two of NEON.
 LANES = 8
-_VECTOR = ir.VectorType(_F32, LANES)
+_VECTOR = ir.VectorType(F32, LANES)
 #: Bytes that one streaming store writes, and must be aligned to.
 _STREAM = 32
 #: Bytes of a cache line.
@@ -41,7 +41,7 @@ def words(tensor: torch.Tensor) -> NDArray[Any]:
     return flat.numpy()
 
 
-def _pointer(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
+def pointer(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
     """Return the address of element ``at`` of an array."""
     return builder.gep(context.make_array(kind)(context, builder, array).data, [at])
 
@@ -54,14 +54,35 @@ def _call(builder: Any, name: str, *arguments: Any) -> Any:
     return builder.call(function, arguments)
 
 
-def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
+def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
     """Return ``a b + c``, fused where the machine can."""
     return _call(builder, "fmuladd", a, b, c)
 
 
-def _constant(value: float, kind: Any = _F32) -> ir.Constant:
+def constant(value: float, lanes: int = 1) -> ir.Constant:
+    """Return a float32, or a vector of the same one."""
     single = float(np.float32(value))
-    return ir.Constant(kind, [single] * LANES if kind == _VECTOR else single)
+    return ir.Constant(_VECTOR, [single] * LANES) if lanes > 1 else ir.Constant(F32, single)
+
+
+def splat(builder: Any, value: Any, lanes: int = LANES) -> Any:
+    """Return a vector of one value, or the value itself for one lane."""
+    if lanes == 1:
+        return value
+    single = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.Constant(_I32, 0))
+    zeros = ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES)
+    return builder.shuffle_vector(single, ir.Constant(_VECTOR, ir.Undefined), zeros)
+
+
+def summed(builder: Any, vector: Any) -> Any:
+    """Return the sum of a vector's elements, by halves."""
+    width = LANES
+    while width > 1:
+        width //= 2
+        upper = [width + i if i < width else i for i in range(LANES)]
+        moved = builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(_I32, LANES), upper))
+        vector = builder.fadd(vector, moved)
+    return builder.extract_element(vector, ir.Constant(_I32, 0))
 
 
 def _vector(builder: Any, place: Any) -> Any:
@@ -72,39 +93,54 @@ def _vector(builder: Any, place: Any) -> Any:
 # ------------------------------------------------------------ 16-bit floats
 
 
+def widened(builder: Any, word: Any, value: Any, lanes: int = 1) -> Any:
+    """Return words as float32: float32 itself, uint16 as bfloat16, int16 as float16."""
+    if word == types.float32:
+        return value
+    floats, whole, half = (_wide(kind, lanes) for kind in (F32, _I32, ir.HalfType()))
+    if word == types.uint16:
+        return builder.bitcast(builder.shl(builder.zext(value, whole), _integer(16, lanes)), floats)
+    return builder.fpext(builder.bitcast(value, half), floats)
+
+
+def narrowed(builder: Any, word: Any, value: Any, lanes: int = 1, *, finite: bool = False) -> Any:
+    """Return float32 rounded to the nearest word, ties to even. ``finite`` says that all values are numbers."""
+    if word == types.float32:
+        return value
+    whole, half, short = (_wide(kind, lanes) for kind in (_I32, ir.HalfType(), _I16))
+    if word == types.int16:
+        return builder.bitcast(builder.fptrunc(value, half), short)
+    bits = builder.bitcast(value, whole)
+    odd = builder.and_(builder.lshr(bits, _integer(16, lanes)), _integer(1, lanes))
+    rounded = builder.add(bits, builder.add(odd, _integer(0x7FFF, lanes)))
+    if not finite:  # what is not a number must not round to infinity
+        quiet = builder.or_(bits, _integer(0x400000, lanes))
+        rounded = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
+    return builder.trunc(builder.lshr(rounded, _integer(16, lanes)), short)
+
+
+def _wide(element: Any, lanes: int) -> Any:
+    return ir.VectorType(element, lanes) if lanes > 1 else element
+
+
+def _integer(value: int, lanes: int) -> Any:
+    return ir.Constant(_wide(_I32, lanes), [value] * lanes if lanes > 1 else value)
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def widen(typing: Any, word: Any) -> Any:
-    """Return the float32 of a word: float32 itself, uint16 as bfloat16, int16 as float16."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        if word == types.float32:
-            return arguments[0]
-        if word == types.uint16:
-            return builder.bitcast(builder.shl(builder.zext(arguments[0], _I32), ir.Constant(_I32, 16)), _F32)
-        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), _F32)
-
-    return types.float32(word), generate
+    """Return the float32 of one word."""
+    return types.float32(word), lambda context, builder, signature, arguments: widened(builder, word, arguments[0])
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def narrow(typing: Any, value: Any, like: Any) -> Any:
-    """Return a float32 rounded to the nearest word, ties to even, of the type that the array ``like`` has."""
-    word = like.dtype
+    """Return one float32 rounded to a word of the type that the array ``like`` has."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        if word == types.float32:
-            return arguments[0]
-        if word == types.int16:
-            return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), _I16)
-        bits = builder.bitcast(arguments[0], _I32)
-        odd = builder.and_(builder.lshr(bits, ir.Constant(_I32, 16)), ir.Constant(_I32, 1))
-        rounded = builder.add(bits, builder.add(odd, ir.Constant(_I32, 0x7FFF)))
-        # What is not a number must not round to infinity.
-        quiet = builder.or_(bits, ir.Constant(_I32, 0x400000))
-        chosen = builder.select(builder.fcmp_unordered("uno", arguments[0], arguments[0]), quiet, rounded)
-        return builder.trunc(builder.lshr(chosen, ir.Constant(_I32, 16)), _I16)
+        return narrowed(builder, like.dtype, arguments[0])
 
-    return word(types.float32, like), generate
+    return like.dtype(types.float32, like), generate
 
 
 # ------------------------------------------------------------ exponential
@@ -119,23 +155,23 @@ def _exp(builder: Any, value: Any) -> Any:
     kind = value.type
     whole = ir.VectorType(_I32, LANES) if kind == _VECTOR else _I32
 
-    def constant(number: float) -> Any:
-        return _constant(number, kind)
+    def real(number: float) -> Any:
+        return constant(number, LANES if kind == _VECTOR else 1)
 
     def integer(number: int) -> Any:
         return ir.Constant(whole, [number] * LANES if kind == _VECTOR else number)
 
-    below = builder.fcmp_ordered("<", value, constant(-87.0))
-    x = builder.select(below, constant(-87.0), value)
-    n = _call(builder, "floor", _multiply_add(builder, x, constant(1.44269504088896341), constant(0.5)))
-    r = _multiply_add(builder, n, constant(-0.693359375), x)
-    r = _multiply_add(builder, n, constant(2.12194440e-4), r)
-    p = constant(1.9875691500e-4)
+    below = builder.fcmp_ordered("<", value, real(-87.0))
+    x = builder.select(below, real(-87.0), value)
+    n = _call(builder, "floor", multiply_add(builder, x, real(1.44269504088896341), real(0.5)))
+    r = multiply_add(builder, n, real(-0.693359375), x)
+    r = multiply_add(builder, n, real(2.12194440e-4), r)
+    p = real(1.9875691500e-4)
     for term in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
-        p = _multiply_add(builder, p, r, constant(term))
-    p = builder.fadd(_multiply_add(builder, p, builder.fmul(r, r), r), constant(1.0))
+        p = multiply_add(builder, p, r, real(term))
+    p = builder.fadd(multiply_add(builder, p, builder.fmul(r, r), r), real(1.0))
     power = builder.shl(builder.add(builder.fptosi(n, whole), integer(127)), integer(23))
-    return builder.select(below, constant(0.0), builder.fmul(p, builder.bitcast(power, kind)))
+    return builder.select(below, real(0.0), builder.fmul(p, builder.bitcast(power, kind)))
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -168,13 +204,13 @@ def _make_tile(rows: int, vectors: int) -> Any:
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
             a_, a_at_, a_row_, a_column_, b_, b_at_, b_row_, c_, c_at_, c_row_, depth_, fresh_ = arguments
-            left = _pointer(context, builder, a, a_, a_at_)
-            right = _pointer(context, builder, b, b_, b_at_)
+            left = pointer(context, builder, a, a_, a_at_)
+            right = pointer(context, builder, b, b_, b_at_)
             sums = [cgutils.alloca_once(builder, _VECTOR) for _ in range(rows * vectors)]
             places = []
             for row in range(rows):
                 start = builder.gep(
-                    _pointer(context, builder, c, c_, c_at_), [builder.mul(c_row_, ir.Constant(_I64, row))]
+                    pointer(context, builder, c, c_, c_at_), [builder.mul(c_row_, ir.Constant(_I64, row))]
                 )
                 for vector in range(vectors):
                     place = builder.gep(start, [ir.Constant(_I64, LANES * vector)])
@@ -182,7 +218,7 @@ def _make_tile(rows: int, vectors: int) -> Any:
             with builder.if_else(fresh_) as (new, old):
                 with new:
                     for total in sums:
-                        builder.store(_constant(0.0, _VECTOR), total)
+                        builder.store(constant(0.0, LANES), total)
                 with old:
                     for total, place in zip(sums, places, strict=True):
                         builder.store(builder.load(place, align=4), total)
@@ -195,10 +231,10 @@ def _make_tile(rows: int, vectors: int) -> Any:
                     factors.append(builder.load(_vector(builder, place), align=4))
                 for row in range(rows):
                     step = builder.add(offset, builder.mul(a_row_, ir.Constant(_I64, row)))
-                    factor = _splat(builder, builder.load(builder.gep(left, [step])))
+                    factor = splat(builder, builder.load(builder.gep(left, [step])))
                     for vector in range(vectors):
                         total = sums[row * vectors + vector]
-                        builder.store(_multiply_add(builder, factor, factors[vector], builder.load(total)), total)
+                        builder.store(multiply_add(builder, factor, factors[vector], builder.load(total)), total)
             for total, place in zip(sums, places, strict=True):
                 builder.store(builder.load(total), place, align=4)
 
@@ -206,12 +242,6 @@ def _make_tile(rows: int, vectors: int) -> Any:
         return types.void(a, whole, whole, whole, b, whole, whole, c, whole, whole, whole, types.boolean), generate
 
     return tile
-
-
-def _splat(builder: Any, value: Any) -> Any:
-    single = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.Constant(_I32, 0))
-    zeros = ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES)
-    return builder.shuffle_vector(single, ir.Constant(_VECTOR, ir.Undefined), zeros)
 
 
 #: ``c[i, j] += sum_k a[i, k] b[k, j]`` with ``c`` of 4 × 24, 8 × 8, and single rows of 24 and 8 elements; float32.
@@ -240,9 +270,9 @@ def soften(
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
         scores_, at_, rows_, row_, highest_, total_, shrink_, column_ = arguments
-        start = _pointer(context, builder, scores, scores_, at_)
+        start = pointer(context, builder, scores, scores_, at_)
         places = [
-            _vector(builder, _pointer(context, builder, kind, array, column_))
+            _vector(builder, pointer(context, builder, kind, array, column_))
             for kind, array in ((highest, highest_), (total, total_), (shrink, shrink_))
         ]
         old = builder.load(places[0], align=4)
@@ -271,8 +301,8 @@ def scale_columns(typing: Any, matrix: Any, at: Any, rows: Any, row: Any, factor
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
         matrix_, at_, rows_, row_, factors_, column_ = arguments
-        start = _pointer(context, builder, matrix, matrix_, at_)
-        by = builder.load(_vector(builder, _pointer(context, builder, factors, factors_, column_)), align=4)
+        start = pointer(context, builder, matrix, matrix_, at_)
+        by = builder.load(_vector(builder, pointer(context, builder, factors, factors_, column_)), align=4)
         with cgutils.for_range(builder, rows_) as loop:
             place = _vector(builder, builder.gep(start, [builder.mul(loop.index, row_)]))
             builder.store(builder.fmul(builder.load(place, align=4), by), place, align=4)
@@ -289,7 +319,7 @@ def address(typing: Any, array: Any, at: Any) -> Any:
     """Return the address of element ``at``."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.ptrtoint(_pointer(context, builder, array, *arguments), _I64)
+        return builder.ptrtoint(pointer(context, builder, array, *arguments), _I64)
 
     return types.int64(array, types.int64), generate
 
@@ -335,7 +365,7 @@ def prefetch(typing: Any, source: Any, at: Any, count: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
         source_, at_, count_ = arguments
         size = context.get_abi_sizeof(context.get_data_type(source.dtype))
-        start = builder.bitcast(_pointer(context, builder, source, source_, at_), _I8.as_pointer())
+        start = builder.bitcast(pointer(context, builder, source, source_, at_), _I8.as_pointer())
         kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
         lines = builder.udiv(builder.mul(count_, ir.Constant(_I64, size)), ir.Constant(_I64, _LINE))
@@ -345,27 +375,3 @@ def prefetch(typing: Any, source: Any, at: Any, count: Any) -> Any:
 
     whole = types.int64
     return types.void(source, whole, whole), generate
-
-
-# ------------------------------------------------------------ blocks as float32
-
-
-def floats(pool: Any, at: Any, count: Any, room: Any) -> tuple[Any, int]:
-    """Return an array and an offset where elements ``at .. at + count - 1`` of a pool are as float32.
-
-    That is the pool itself if it is of float32, else ``room`` ``[count]``, which they are converted into.
-    """
-    raise NotImplementedError("for compiled code only")
-
-
-@overload(floats)  # type: ignore[untyped-decorator]
-def _floats(pool: Any, at: Any, count: Any, room: Any) -> Any:
-    def as_it_is(pool: Any, at: Any, count: Any, room: Any) -> tuple[Any, int]:
-        return pool, at
-
-    def converted(pool: Any, at: Any, count: Any, room: Any) -> tuple[Any, int]:
-        for i in range(count):
-            room[i] = widen(pool[at + i])
-        return room, 0
-
-    return as_it_is if pool.dtype == types.float32 else converted

@@ -85,6 +85,6 @@ def interpreted() -> bool:
     return bool(triton.knobs.runtime.interpret)
 
 
-def power_of_two(size: int, least: int = 16) -> int:
-    """Return the power of two to pad a size to; tensor cores multiply no fewer than 16."""
+def power_of_two(size: int, least: int) -> int:
+    """Return the power of two to pad a size to. Tensor cores multiply no fewer than 16; each size is a kernel more."""
     return max(least, int(triton.next_power_of_2(size)))

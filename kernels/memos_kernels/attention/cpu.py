@@ -18,8 +18,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from memos_kernels.lse.cpu import merged
+from memos_kernels.rows import floats
 from memos_kernels.simd import (
-    floats,
     prefetch,
     scale_columns,
     soften,
@@ -312,10 +312,8 @@ def multiply(
         while i < rows:
             left = a_at + i * a_row
             below = start + i * c_row
-            if j < wide:
-                step = 4 if i + 4 <= rows else 1
-            else:
-                step = 8 if i + 8 <= rows else 1
+            most = 4 if j < wide else 8
+            step = most if i + most <= rows else 1
             if first:
                 prefetch(ahead, ahead_at + i * share, step * share)
             if j < wide and step == 4:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from memos_kernels.pages.cpu import LARGE
 from memos_kernels.quantise import QuantisedPages
-from memos_kernels.simd import address, copy, narrow, widen, words
+from memos_kernels.rows import convert_row, keys_row_4, keys_row_8, values_row_4, values_row_8
+from memos_kernels.simd import address, copy, widen, words
 from memos_kernels.threads import Work, finish, launch, take
 
 Bytes = NDArray[np.uint8]
@@ -37,7 +38,7 @@ def dequant_rotate_gather(
     launch(
         _load, len(table) * blocks, 2 * written, words(source.keys), words(source.key_ranges), words(source.values),
         words(source.value_ranges), table.numpy(), words(out), out_table.numpy(), words(cosine), words(sine),
-        (heads, head_dim, tokens, source.page_tokens, size, source.bits), (turn, len(cosine) > 1, written >= LARGE),
+        (heads, head_dim, tokens, source.page_tokens, size, source.bits), (len(cosine) > 1, written >= LARGE),
     )  # fmt: skip
 
 
@@ -54,10 +55,10 @@ def _load(
     cosine: Floats,
     sine: Floats,
     shape: tuple[int, int, int, int, int, int],
-    flags: tuple[bool, bool, bool],
+    flags: tuple[bool, bool],
 ) -> None:
     heads, head_dim, tokens, page_tokens, size, bits = shape
-    turn, each, past = flags
+    each, past = flags
     blocks = -(-tokens // page_tokens)
     room = np.empty(page_tokens * head_dim, out.dtype)
     least, step = np.empty(head_dim, np.float32), np.empty(head_dim, np.float32)
@@ -68,10 +69,9 @@ def _load(
         for head in range(heads):
             matrix = np.int64(table[layer, item % blocks]) * heads + head
             code = matrix * page_tokens * head_dim * bits // 8
-            for d in range(head_dim):
-                least[d] = widen(key_ranges[2 * matrix * head_dim + d])
-                step[d] = widen(key_ranges[(2 * matrix + 1) * head_dim + d])
-            _keys(keys, code, run, head_dim, bits, least, step, cosine, sine, first if each else 0, each, turn, room)
+            convert_row(key_ranges, 2 * matrix * head_dim, least, 0, head_dim)
+            convert_row(key_ranges, (2 * matrix + 1) * head_dim, step, 0, head_dim)
+            _keys(keys, code, run, head_dim, bits, least, step, cosine, sine, first if each else 0, each, room)
             _place(room, run, first, head, heads, head_dim, size, out, out_table[layer, 0], past)
             _values(values, code, run, head_dim, bits, value_ranges, 2 * matrix * page_tokens, page_tokens, room)
             _place(room, run, first, head, heads, head_dim, size, out, out_table[layer, 1], past)
@@ -92,31 +92,16 @@ def _keys(
     sine: Floats,
     angle_row: int,
     each: bool,
-    turn: bool,
     room: Words,
 ) -> None:
     """Decode and turn the keys of one head of a page."""
     half = head_dim // 2
     for t in range(run):
-        to = t * head_dim
-        angle = (angle_row + t) * half if each else 0
+        angle, to = (angle_row + t) * half if each else 0, t * head_dim
         if bits == 8:
-            code = at + t * head_dim
-            for d in range(half):
-                one = np.float32(codes[code + d]) * step[d] + least[d]
-                other = np.float32(codes[code + half + d]) * step[half + d] + least[half + d]
-                cos, sin = cosine[angle + d], sine[angle + d]
-                room[to + d] = narrow(one * cos - other * sin if turn else one, room)
-                room[to + half + d] = narrow(other * cos + one * sin if turn else other, room)
+            keys_row_8(codes, at + to, least, step, cosine, sine, angle, room, to, half)
         else:
-            code = at + t * half
-            for d in range(half):
-                pair = codes[code + d]
-                one = np.float32(pair & np.uint8(15)) * step[d] + least[d]
-                other = np.float32(pair >> np.uint8(4)) * step[half + d] + least[half + d]
-                cos, sin = cosine[angle + d], sine[angle + d]
-                room[to + d] = narrow(one * cos - other * sin if turn else one, room)
-                room[to + half + d] = narrow(other * cos + one * sin if turn else other, room)
+            keys_row_4(codes, at + t * half, least, step, cosine, sine, angle, room, to, half)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
@@ -135,15 +120,10 @@ def _values(
     half = head_dim // 2
     for t in range(run):
         least, step = widen(ranges[ranges_at + t]), widen(ranges[ranges_at + page_tokens + t])
-        to = t * head_dim
         if bits == 8:
-            for d in range(head_dim):
-                room[to + d] = narrow(np.float32(codes[at + to + d]) * step + least, room)
+            values_row_8(codes, at + t * head_dim, least, step, room, t * head_dim, half)
         else:
-            for d in range(half):
-                pair = codes[at + t * half + d]
-                room[to + d] = narrow(np.float32(pair & np.uint8(15)) * step + least, room)
-                room[to + half + d] = narrow(np.float32(pair >> np.uint8(4)) * step + least, room)
+            values_row_4(codes, at + t * half, least, step, room, t * head_dim, half)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]

@@ -10,11 +10,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 from memos_kernels.lora.plan import LoraPlan, RankRows
+from memos_kernels.rows import axpys_1, axpys_4, dots_1, dots_4
 from memos_kernels.simd import narrow, prefetch, widen, words
 from memos_kernels.threads import Work, finish, launch, take
 
-#: Sums may be reordered into vector lanes, but what is not a number must stay so.
-FAST = {"reassoc", "contract", "nsz"}
 #: Uses, and tokens, in a piece of work.
 RUN = 8
 
@@ -44,12 +43,17 @@ def lora_expand(y: torch.Tensor, pool: torch.Tensor, up: RankRows, plan: LoraPla
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)  # type: ignore[untyped-decorator]
-def _dot(x: Floats, x_at: int, pool: Words, at: int, count: int) -> np.float32:
-    total = np.float32(0)
-    for i in range(count):
-        total += x[x_at + i] * widen(pool[at + i])
-    return total
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _places(pool: Words, slots: Ints, row: int, chunk: int, width: int) -> tuple[int, int, int, int]:
+    """Return where four rank rows have a chunk; ask for that of the four rows after them, if there are any."""
+    for ahead in range(row + 4, min(row + 8, len(slots))):
+        prefetch(pool, np.int64(slots[ahead, chunk]) * width, width)
+    return (
+        np.int64(slots[row, chunk]) * width,
+        np.int64(slots[row + 1, chunk]) * width,
+        np.int64(slots[row + 2, chunk]) * width,
+        np.int64(slots[row + 3, chunk]) * width,
+    )
 
 
 @njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
@@ -70,14 +74,16 @@ def _shrink(
     while item < work[2]:
         for use in range(item * RUN, min((item + 1) * RUN, len(tokens))):
             token, first = tokens[use] * chunks * width, starts[adapters[use]]
-            for rank in range(offsets[use + 1] - offsets[use]):
-                total = np.float32(0)
-                coming = min(first + rank + 1, len(slots) - 1)
+            ranks, rank = offsets[use + 1] - offsets[use], 0
+            y[offsets[use] : offsets[use + 1]] = np.float32(0)
+            while rank < ranks:
                 for chunk in range(chunks):
-                    prefetch(pool, np.int64(slots[coming, chunk]) * width, width)
-                    at = np.int64(slots[first + rank, chunk]) * width
-                    total += _dot(x, token + chunk * width, pool, at, width)
-                y[offsets[use] + rank] = total
+                    at, to = token + chunk * width, offsets[use] + rank
+                    if rank + 4 <= ranks:
+                        dots_4(x, at, pool, _places(pool, slots, first + rank, chunk, width), width, y, to)
+                    else:
+                        dots_1(x, at, pool, (np.int64(slots[first + rank, chunk]) * width,), width, y, to)
+                rank += 4 if rank + 4 <= ranks else 1
         finish(work)
         item = take(work)
 
@@ -108,14 +114,20 @@ def _expand(
             for place in range(token_starts[token], token_starts[token + 1]):
                 use = by_token[place]
                 first = starts[adapters[use]]
-                for rank in range(offsets[use + 1] - offsets[use]):
-                    factor = weights[use] * y[offsets[use] + rank]
-                    coming = min(first + rank + 1, len(slots) - 1)
+                ranks, rank = offsets[use + 1] - offsets[use], 0
+                while rank < ranks:
+                    four = rank + 4 <= ranks
+                    at = offsets[use] + rank
+                    weight = weights[use]
                     for chunk in range(chunks):
-                        prefetch(pool, np.int64(slots[coming, chunk]) * width, width)
-                        at, to = np.int64(slots[first + rank, chunk]) * width, chunk * width
-                        for i in range(width):
-                            total[to + i] += factor * widen(pool[at + i])
+                        to = chunk * width
+                        if four:
+                            factors = (weight * y[at], weight * y[at + 1], weight * y[at + 2], weight * y[at + 3])
+                            axpys_4(factors, pool, _places(pool, slots, first + rank, chunk, width), width, total, to)
+                        else:
+                            place = (np.int64(slots[first + rank, chunk]) * width,)
+                            axpys_1((weight * y[at],), pool, place, width, total, to)
+                    rank += 4 if four else 1
             start = token * chunks * width
             for i in range(chunks * width):
                 out[start + i] = narrow(widen(out[start + i]) + total[i], out)

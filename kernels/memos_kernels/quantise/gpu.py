@@ -35,8 +35,12 @@ def _read(
 
 @triton.jit
 def _range(least: tl.tensor, most: tl.tensor, bits: tl.constexpr) -> tl.tensor:
-    """Return the least value and the step in float16; infinite beyond it, without a warning of the interpreter."""
-    step = tl.div_rn(most - least, 2.0**bits - 1.0)
+    """Return the least value and the step in float16, infinite beyond it.
+
+    What is infinite is neither subtracted nor rounded: the interpreter would warn.
+    """
+    span = tl.where(most < float("inf"), most, 0.0) - tl.where(least > float("-inf"), least, 0.0)
+    step = tl.div_rn(span, 2.0**bits - 1.0)
     least = tl.where(tl.abs(least) < 65520.0, least, float("inf"))
     return least.to(tl.float16), tl.where(step < 65520.0, step, float("inf")).to(tl.float16)
 

@@ -9,7 +9,8 @@ import torch
 from numba import njit
 from numpy.typing import NDArray
 
-from memos_kernels.simd import narrow, widen, words
+from memos_kernels.rows import rotate_row
+from memos_kernels.simd import words
 from memos_kernels.threads import Work, finish, launch, take
 
 #: Tokens in a piece of work.
@@ -42,10 +43,6 @@ def _rotate(
         for token in range(first, min(first + RUN, tokens)):
             at = (matrix * tokens + token) * head_dim
             angle = token * half if each else 0
-            for d in range(half):
-                one, other = widen(keys[at + d]), widen(keys[at + half + d])
-                cos, sin = cosine[angle + d], sine[angle + d]
-                out[at + d] = narrow(one * cos - other * sin, out)
-                out[at + half + d] = narrow(other * cos + one * sin, out)
+            rotate_row(keys, at, out, at, cosine, sine, angle, half)
         finish(work)
         item = take(work)

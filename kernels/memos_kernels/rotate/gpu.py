@@ -67,7 +67,7 @@ def rotate_keys(keys: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor, ou
 
 def tile_of_halves(head_dim: int, **constants: int) -> Tile:
     """Return the tile that goes through tokens 16 at a time, the two halves of a head side by side."""
-    return Tile({**constants, "block_tokens": 16, "block_half": power_of_two(head_dim // 2)})
+    return Tile({**constants, "block_tokens": 16, "block_half": power_of_two(head_dim // 2, 32)})
 
 
 def angle_stride(cosine: torch.Tensor) -> int:

@@ -75,7 +75,7 @@ def _turned(builder: Any, one: Any, other: Any, cosine: Any, sine: Any) -> tuple
     return first, simd.multiply_add(builder, other, cosine, builder.fmul(one, sine))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def rotate_row(
     typing: Any, keys: Any, at: Any, out: Any, out_at: Any, cosine: Any, sine: Any, angle: Any, half: Any
 ) -> Any:
@@ -98,7 +98,7 @@ def rotate_row(
     return types.void(keys, _WHOLE, out, _WHOLE, cosine, sine, _WHOLE, _WHOLE), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def convert_row(typing: Any, source: Any, at: Any, out: Any, out_at: Any, count: Any) -> Any:
     """Copy elements from one type of words to another."""
 
@@ -118,7 +118,7 @@ def floats(pool: Any, at: Any, count: Any, room: Any) -> tuple[Any, int]:
     raise NotImplementedError("for compiled code only")
 
 
-@overload(floats)  # type: ignore[untyped-decorator]
+@overload(floats)
 def _floats(pool: Any, at: Any, count: Any, room: Any) -> Any:
     def as_it_is(pool: Any, at: Any, count: Any, room: Any) -> tuple[Any, int]:
         return pool, at
@@ -137,11 +137,11 @@ def _halves(builder: Any, codes: _Row, i: Any, half: Any, lanes: int, *, packed:
     pair, wide = codes.codes(i, lanes), _wide(_I32, lanes)
     low = builder.and_(pair, ir.Constant(wide, [15] * lanes if lanes > 1 else 15))
     high = builder.lshr(pair, ir.Constant(wide, [4] * lanes if lanes > 1 else 4))
-    return tuple(builder.uitofp(part, _wide(simd.F32, lanes)) for part in (low, high))  # type: ignore[return-value]
+    return tuple(builder.uitofp(part, _wide(simd.F32, lanes)) for part in (low, high))
 
 
 def _make_keys(*, packed: bool) -> Any:
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def keys_row(
         typing: Any,
         codes: Any,
@@ -183,7 +183,7 @@ def _make_keys(*, packed: bool) -> Any:
 
 
 def _make_values(*, packed: bool) -> Any:
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def values_row(typing: Any, codes: Any, at: Any, least: Any, step: Any, out: Any, out_at: Any, half: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
             codes_, at_, least_, step_, out_, out_at_, half_ = arguments
@@ -213,7 +213,7 @@ values_row_4 = _make_values(packed=True)
 
 
 def _make_dots(rows: int) -> Any:
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def dots(typing: Any, x: Any, x_at: Any, pool: Any, places: Any, count: Any, y: Any, y_at: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
             x_, x_at_, pool_, places_, count_, y_, y_at_ = arguments
@@ -241,7 +241,7 @@ def _make_dots(rows: int) -> Any:
 
 
 def _make_axpys(rows: int) -> Any:
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def axpys(typing: Any, factors: Any, pool: Any, places: Any, count: Any, out: Any, out_at: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
             factors_, pool_, places_, count_, out_, out_at_ = arguments

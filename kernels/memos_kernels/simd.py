@@ -33,12 +33,11 @@ _BYTES = ir.VectorType(_I8, _STREAM)
 
 def words(tensor: torch.Tensor) -> NDArray[Any]:
     """Return a contiguous CPU tensor flat, as kernels see it, without a copy."""
-    flat = tensor.detach().view(-1)
     if tensor.dtype == torch.bfloat16:
-        return flat.view(torch.int16).numpy().view(np.uint16)
+        return tensor.detach().view(torch.int16).numpy().reshape(-1).view(np.uint16)
     if tensor.dtype == torch.float16:
-        return flat.view(torch.int16).numpy()
-    return flat.numpy()
+        return tensor.detach().view(torch.int16).numpy().reshape(-1)
+    return tensor.detach().numpy().reshape(-1)
 
 
 def pointer(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
@@ -127,13 +126,13 @@ def _integer(value: int, lanes: int) -> Any:
     return ir.Constant(_wide(_I32, lanes), [value] * lanes if lanes > 1 else value)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def widen(typing: Any, word: Any) -> Any:
     """Return the float32 of one word."""
     return types.float32(word), lambda context, builder, signature, arguments: widened(builder, word, arguments[0])
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def narrow(typing: Any, value: Any, like: Any) -> Any:
     """Return one float32 rounded to a word of the type that the array ``like`` has."""
 
@@ -174,7 +173,7 @@ def _exp(builder: Any, value: Any) -> Any:
     return builder.select(below, real(0.0), builder.fmul(p, builder.bitcast(power, kind)))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def exp(typing: Any, value: Any) -> Any:
     """Return :func:`_exp` of a float32."""
     return types.float32(types.float32), lambda context, builder, signature, arguments: _exp(builder, arguments[0])
@@ -186,7 +185,7 @@ def exp(typing: Any, value: Any) -> Any:
 def _make_tile(rows: int, vectors: int) -> Any:
     """Return an intrinsic that multiplies into ``rows`` × ``8 * vectors`` accumulators held in registers."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def tile(
         typing: Any,
         a: Any,
@@ -256,7 +255,7 @@ tile_1x8 = _make_tile(1, 1)
 # ------------------------------------------------------------ softmax down 8 columns
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def soften(
     typing: Any, scores: Any, at: Any, rows: Any, row: Any, highest: Any, total: Any, shrink: Any, column: Any
 ) -> Any:
@@ -295,7 +294,7 @@ def soften(
     return types.void(scores, whole, whole, whole, highest, total, shrink, whole), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def scale_columns(typing: Any, matrix: Any, at: Any, rows: Any, row: Any, factors: Any, column: Any) -> Any:
     """Multiply 8 neighbouring columns of a matrix by ``factors[column .. column + 7]``, in place."""
 
@@ -314,7 +313,7 @@ def scale_columns(typing: Any, matrix: Any, at: Any, rows: Any, row: Any, factor
 # ------------------------------------------------------------ copies
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def address(typing: Any, array: Any, at: Any) -> Any:
     """Return the address of element ``at``."""
 
@@ -324,7 +323,7 @@ def address(typing: Any, array: Any, at: Any) -> Any:
     return types.int64(array, types.int64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def copy(typing: Any, target: Any, source: Any, size: Any, past: Any) -> Any:
     """Copy ``size`` bytes between two addresses; ``past`` the caches, if alignment allows.
 
@@ -358,7 +357,7 @@ def _stream(builder: Any, into: Any, out_of: Any, total: Any) -> None:
         store.set_metadata("nontemporal", flag)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def prefetch(typing: Any, source: Any, at: Any, count: Any) -> Any:
     """Ask for ``count`` elements that are soon to be read: pages lie anywhere, which hardware cannot guess."""
 

@@ -103,13 +103,13 @@ os.register_at_fork(after_in_child=_after_fork)
 # ------------------------------------------------------------ the kernels' side
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def take(typing: Any, work: Any) -> Any:
     """Return the next item that nobody has taken; there is none if it is not below ``work[2]``."""
     return types.int64(work), lambda *generation: _add(*generation, place=_NEXT, order="monotonic")
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def finish(typing: Any, work: Any) -> Any:
     """Count an item as done, after all that was written for it, streamed or not."""
     return types.int64(work), lambda *generation: _add(*generation, place=_DONE, order="seq_cst")

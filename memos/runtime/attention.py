@@ -1,12 +1,8 @@
 """Attention over packed tokens: rows of many sequences in one ``[1, T]`` forward, each seeing its own cache.
 
-A sequence's keys and values lie in up to three parts: a shared prefix, what the sequence has cached before, and this
-forward's own rows. Each part is attended by itself and the results are merged by their log-sum-exp, which is exact
-(FlashDecoding; Ye et al. 2025, FlashInfer, arXiv:2501.01005, eq. 1-3):
-
-    o = (e^(s1) o1 + e^(s2) o2) / (e^(s1) + e^(s2)),  s = log sum_j e^(q k_j / sqrt(d))
-
-so the parts are never copied together. Query heads that share a key/value head are folded into its query rows.
+A sequence's keys and values lie in two parts: a shared prefix, and room of its own that ends with this forward's rows.
+Each is attended by itself, as a pool of one page, and the results are merged by their log-sum-exp, which is exact; so
+the parts are never copied together.
 """
 
 from __future__ import annotations
@@ -17,12 +13,11 @@ from typing import Any, NamedTuple
 import torch
 
 from memos.runtime.sequence import Sequence
+from memos_kernels import combine_lse, paged_attention_prefill
 
 #: The name of this attention in transformers' ``AttentionInterface``. No mask function is registered under it, for
 #: which transformers makes no mask.
 ATTENTION = "memos_packed"
-
-Partial = tuple[torch.Tensor, torch.Tensor]
 
 
 class Part(NamedTuple):
@@ -58,11 +53,12 @@ def packed_attention(
         ``[1, T, heads, head_dim]`` and None for the weights.
     """
     layer = int(module.layer_idx)  # type: ignore[arg-type]
+    rows = query[0].transpose(0, 1).contiguous()
     outputs = []
     for sequence, first, tokens in packed:
-        rows = slice(first, first + tokens)
-        one = _attend(sequence, layer, query[0, :, rows], key[0, :, rows], value[0, :, rows], scaling)
-        outputs.append(one.transpose(0, 1))
+        span = slice(first, first + tokens)
+        keys, values = sequence.store(layer, key[0, :, span], value[0, :, span])
+        outputs.append(_attend(sequence, layer, rows[span], keys, values, scaling))
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).unsqueeze(0), None
 
 
@@ -74,65 +70,33 @@ def register() -> None:
 
 
 def _attend(
-    sequence: Sequence, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    sequence: Sequence, layer: int, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
 ) -> torch.Tensor:
-    """Return the output ``[heads, n, head_dim]`` of one sequence's new rows."""
-    keys, values = sequence.store(layer, key, value)
-    count = query.shape[1]
-    past = keys.shape[1] - count
+    """Return the output of one sequence's new rows ``[n, heads, head_dim]``."""
+    length = sequence.cached - sequence.reused + len(query)
+    own = attend_page(query, keys, values, length, scaling, causal=True)
     shared = sequence.shared(layer)
-    parts = [] if shared is None else [attend_all(query, *shared, scaling)]
-    if count == 1:
-        parts.append(attend_all(query, keys, values, scaling))
-    else:
-        if past:
-            parts.append(attend_all(query, keys[:, :past], values[:, :past], scaling))
-        parts.append(attend_causal(query, key, value, scaling))
-    return merge(parts)
+    if shared is None:
+        return own[0]
+    prefix = attend_page(query, *shared, shared[0].shape[1], scaling, causal=False)
+    return combine_lse([prefix[0], own[0]], [prefix[1], own[1]])[0]
 
 
-def merge(parts: Many[Partial]) -> torch.Tensor:
-    """Join attention over disjoint keys: outputs ``[heads, n, head_dim]`` with log-sum-exps ``[heads, n]``."""
-    output, mass = parts[0]
-    for place, (other, more) in enumerate(parts[1:], 2):
-        share = torch.sigmoid(mass - more).to(output.dtype).unsqueeze(-1)
-        output = torch.lerp(other, output, share)
-        if place < len(parts):
-            mass = torch.logaddexp(mass, more)
-    return output
+def attend_page(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, length: int, scaling: float, *, causal: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attend from ``query`` ``[n, heads, D]`` to the first ``length`` tokens of keys and values ``[kv_heads, T, D]``.
 
-
-def attend_all(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> Partial:
-    """Attend to all of ``keys`` ``[kv_heads, m, head_dim]`` from ``query`` ``[heads, n, head_dim]``."""
-    heads, count, head_dim = query.shape
-    folded = query.reshape(keys.shape[0], -1, head_dim)
-    output, mass = _flash(folded, keys, values, scaling, causal=False)
-    return output.reshape(heads, count, head_dim), mass.reshape(heads, count)
-
-
-def attend_causal(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> Partial:
-    """Attend from row i of ``query`` ``[heads, n, head_dim]`` to rows 0 .. i of ``keys``."""
-    return _flash(query, keys, values, scaling, causal=True)
-
-
-def _flash(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float, *, causal: bool) -> Partial:
-    if not query.is_cpu:
-        return _plain(query, keys, values, scaling, causal=causal)
-    output, mass = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query.unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0), 0.0, causal, scale=scaling
+    Returns the output like ``query`` and log-sum-exps ``[n, heads]``.
+    """
+    device = query.device
+    return paged_attention_prefill(
+        query,
+        torch.tensor([0, len(query)], dtype=torch.int32, device=device),
+        keys.unsqueeze(0),
+        values.unsqueeze(0),
+        torch.zeros((1, 2, 1), dtype=torch.int32, device=device),
+        torch.tensor([length], dtype=torch.int32, device=device),
+        scaling=scaling,
+        causal=causal,
     )
-    return output[0], mass[0]
-
-
-def _plain(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float, *, causal: bool) -> Partial:
-    """The same from matrix products, where there is no fused kernel that returns the log-sum-exp."""
-    heads, count, head_dim = query.shape
-    groups = heads // keys.shape[0]
-    folded = query.reshape(keys.shape[0], groups * count, head_dim)
-    scores = torch.matmul(folded, keys.transpose(1, 2)).float().mul_(scaling).view(heads, count, -1)
-    if causal:
-        hidden = torch.ones(count, count, dtype=torch.bool, device=query.device).triu_(1)
-        scores.masked_fill_(hidden, float("-inf"))
-    mass = torch.logsumexp(scores, dim=-1)
-    weights = (scores - mass.unsqueeze(-1)).exp_().to(values.dtype).view(keys.shape[0], groups * count, -1)
-    return torch.matmul(weights, values).view(heads, count, head_dim), mass

@@ -57,15 +57,14 @@ class Sequence:
         return self._shared.get(layer)
 
     def store(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the next rows ``[heads, n, head_dim]``; return all private keys and values up to them.
+        """Write the next rows ``[heads, n, head_dim]``; return the room ``[heads, room, head_dim]`` of keys and values.
 
         :attr:`cached` does not move, so that a forward that failed half-way can be run again.
         """
         first = self.cached - self.reused
-        last = first + key.shape[1]
-        room = self._room[layer, :, :, :last]
-        room[0, :, first:] = key
-        room[1, :, first:] = value
+        room = self._room[layer]
+        room[0, :, first : first + key.shape[1]] = key
+        room[1, :, first : first + key.shape[1]] = value
         return room[0], room[1]
 
     def advance(self, count: int) -> None:

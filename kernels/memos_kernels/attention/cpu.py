@@ -65,7 +65,9 @@ def paged_attention_prefill(
     longest = int(lengths.max()) if len(lengths) else 0
     spans = max(1, -(-longest // SPAN))
     each = max(1, COLUMNS // group)
-    items = _plan(starts.numpy(), lengths.numpy(), kv_heads, each, spans, causal)
+    items = _plan(
+        starts.numpy(), lengths.numpy(), table.numpy(), (rows, len(keys), kv_heads, size, each), spans, causal
+    )
     out = torch.empty_like(query)
     lse = torch.empty((rows, heads), dtype=torch.float32)
     partial = np.empty((spans, rows, heads, head_dim), np.float32)
@@ -96,14 +98,37 @@ def paged_attention_prefill(
 paged_attention_decode = paged_attention_prefill
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _plan(
-    starts: NDArray[np.int32], lengths: NDArray[np.int32], kv_heads: int, each: int, spans: int, causal: bool
+    starts: NDArray[np.int32],
+    lengths: NDArray[np.int32],
+    table: NDArray[np.int32],
+    shape: tuple[int, int, int, int, int],
+    spans: int,
+    causal: bool,
 ) -> NDArray[np.int32]:
-    """Return the pieces of work: sequence, key/value head, first row (of all), rows, span."""
+    """Return the pieces of work: sequence, key/value head, first row (of all), rows, span.
+
+    Raises ``ValueError`` where starts, lengths and pages contradict each other.
+    """
+    all_rows, pages, kv_heads, size, each = shape
+    if starts[0] != 0 or starts[-1] != all_rows:
+        raise ValueError("starts must rise from 0 to the number of rows")
     most = 0
     for b in range(len(lengths)):
-        most += -(-(starts[b + 1] - starts[b]) // each) * kv_heads * spans
+        rows = starts[b + 1] - starts[b]
+        if rows < 0:
+            raise ValueError("starts must rise from 0 to the number of rows")
+        if lengths[b] < 0 or (causal and rows > lengths[b]):
+            raise ValueError("a sequence has fewer keys than rows")
+        blocks = -(-lengths[b] // size)
+        if blocks > table.shape[2]:
+            raise ValueError("the table has too few blocks for the keys of a sequence")
+        for side in range(2):
+            for block in range(blocks):
+                if table[b, side, block] < 0 or table[b, side, block] >= pages:
+                    raise ValueError("the table names pages outside the pool")
+        most += -(-rows // each) * kv_heads * spans
     items = np.empty((most, 5), np.int32)
     count = 0
     for b in range(len(lengths)):
@@ -118,7 +143,7 @@ def _plan(
     return items[:count]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _attend(
     work: Work,
     items: NDArray[np.int32],
@@ -176,7 +201,7 @@ def _attend(
         item = take(work)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def pack_queries(
     query: Words,
     at: int,
@@ -199,13 +224,13 @@ def pack_queries(
                 packed[d * width + row * group + member] = widen(query[source + d]) * scaling
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def _segment(pages: NDArray[np.int32], token: int, head: int, kv_heads: int, size: int) -> int:
+@njit(cache=True, nogil=True, error_model="numpy")
+def _segment(pages: NDArray[np.int32], token: int, head: int, kv_heads: int, size: int) -> Any:
     """Return the place of a token of one head, in tokens from the beginning of the pool."""
     return (np.int64(pages[token // size]) * kv_heads + head) * size + token % size
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def block_scores(
     keys: Words,
     pages: NDArray[np.int32],
@@ -246,7 +271,7 @@ def block_scores(
         t += run
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _add_values(
     values: Words,
     pages: NDArray[np.int32],
@@ -278,7 +303,7 @@ def _add_values(
         t += run
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def multiply(
     a: Floats,
     a_at: int,
@@ -327,7 +352,7 @@ def multiply(
             i += step
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _mask(scores: Floats, limits: NDArray[np.int32], block: int, tokens: int, width: int) -> None:
     """Hide keys at or after a column's limit."""
     for m in range(width):
@@ -335,7 +360,7 @@ def _mask(scores: Floats, limits: NDArray[np.int32], block: int, tokens: int, wi
             scores[t * width + m] = -np.inf
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _finish(
     output: Floats,
     highest: Floats,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from memos_kernels.checks import blocks_of
+from memos_kernels.checks import blocks_of, page_table
 
 
 def paged_attention_prefill(
@@ -19,6 +19,8 @@ def paged_attention_prefill(
     causal: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See :func:`memos_kernels.attention.paged_attention_prefill`."""
+    if query.device.type == "cpu":
+        _check(starts, lengths, table, len(query), len(keys), keys.shape[2], causal=causal)
     out = torch.zeros_like(query)
     lse = torch.full(query.shape[:2], float("-inf"), device=query.device)
     bounds = starts.tolist()
@@ -60,3 +62,16 @@ def scores(
         ).unsqueeze(1)
         logits = logits.masked_fill(~seen, float("-inf"))
     return logits
+
+
+def _check(
+    starts: torch.Tensor, lengths: torch.Tensor, table: torch.Tensor, rows: int, pages: int, size: int, *, causal: bool
+) -> None:
+    """Raise ``ValueError`` where starts, lengths and pages contradict each other."""
+    counts = starts.diff()
+    if int(starts[0]) != 0 or int(starts[-1]) != rows or bool((counts < 0).any()):
+        raise ValueError("starts must rise from 0 to the number of rows")
+    if bool((lengths < 0).any()) or (causal and bool((counts > lengths).any())):
+        raise ValueError("a sequence has fewer keys than rows")
+    for row, length in zip(table, lengths.tolist(), strict=True):
+        page_table("the table", row, pages, blocks_of(length, size))

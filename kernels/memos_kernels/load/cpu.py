@@ -42,7 +42,7 @@ def dequant_rotate_gather(
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _load(
     work: Work,
     keys: Bytes,
@@ -79,7 +79,7 @@ def _load(
         item = take(work)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _keys(
     codes: Bytes,
     at: int,
@@ -104,7 +104,7 @@ def _keys(
             keys_row_4(codes, at + t * half, least, step, cosine, sine, angle, room, to, half)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _values(
     codes: Bytes,
     at: int,
@@ -126,7 +126,7 @@ def _values(
             values_row_4(codes, at + t * half, least, step, room, t * head_dim, half)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _place(
     room: Words,
     run: int,

@@ -43,8 +43,8 @@ def lora_expand(y: torch.Tensor, pool: torch.Tensor, up: RankRows, plan: LoraPla
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def _places(pool: Words, slots: Ints, row: int, chunk: int, width: int) -> tuple[int, int, int, int]:
+@njit(cache=True, nogil=True, error_model="numpy")
+def _places(pool: Words, slots: Ints, row: int, chunk: int, width: int) -> tuple[Any, Any, Any, Any]:
     """Return where four rank rows have a chunk; ask for that of the four rows after them, if there are any."""
     for ahead in range(row + 4, min(row + 8, len(slots))):
         prefetch(pool, np.int64(slots[ahead, chunk]) * width, width)
@@ -56,7 +56,7 @@ def _places(pool: Words, slots: Ints, row: int, chunk: int, width: int) -> tuple
     )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _shrink(
     work: Work,
     x: Floats,
@@ -88,7 +88,7 @@ def _shrink(
         item = take(work)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _expand(
     work: Work,
     y: Floats,
@@ -125,8 +125,8 @@ def _expand(
                             factors = (weight * y[at], weight * y[at + 1], weight * y[at + 2], weight * y[at + 3])
                             axpys_4(factors, pool, _places(pool, slots, first + rank, chunk, width), width, total, to)
                         else:
-                            place = (np.int64(slots[first + rank, chunk]) * width,)
-                            axpys_1((weight * y[at],), pool, place, width, total, to)
+                            single = (np.int64(slots[first + rank, chunk]) * width,)
+                            axpys_1((weight * y[at],), pool, single, width, total, to)
                     rank += 4 if four else 1
             start = token * chunks * width
             for i in range(chunks * width):

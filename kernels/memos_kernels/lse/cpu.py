@@ -21,7 +21,7 @@ def combine_lse(outputs: list[torch.Tensor], lses: list[torch.Tensor]) -> tuple[
     return out, lse
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def merged(parts: NDArray[Any], masses: NDArray[np.float32], out: NDArray[Any], lse: NDArray[np.float32]) -> None:
     """Join ``parts`` ``[n, rows, D]`` with log-sum-exps ``[n, rows]`` into ``out`` and ``lse``, both flat."""
     count, rows, width = parts.shape

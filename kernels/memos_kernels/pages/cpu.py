@@ -38,7 +38,7 @@ def _move(contiguous: torch.Tensor, pools: list[torch.Tensor], table: torch.Tens
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _copy_pages(
     work: Work,
     pools: NDArray[np.int64],

@@ -45,7 +45,7 @@ def quantise_pages(
     )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _quantise(
     work: Work,
     cache: Words,
@@ -93,7 +93,7 @@ def _quantise(
         item = take(work)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _turn(row: Floats, cosine: Floats, sine: Floats, angle: int) -> None:
     half = len(row) // 2
     for d in range(half):
@@ -102,7 +102,7 @@ def _turn(row: Floats, cosine: Floats, sine: Floats, angle: int) -> None:
         row[half + d] = other * cosine[angle + d] + one * sine[angle + d]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _code(groups: Floats, ranges: Halves, at: int, count: int, bits: int) -> tuple[np.float32, float]:
     """Replace each group, a row, by its codes, and write its range; rows after them up to ``count`` get 0.
 
@@ -133,7 +133,7 @@ def _code(groups: Floats, ranges: Halves, at: int, count: int, bits: int) -> tup
     return worst, total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _pack(room: Floats, run: int, size: int, bits: int, codes: Bytes, at: int) -> None:
     """Write the codes of one head of a page, zeros after the last token."""
     head_dim = room.shape[1]

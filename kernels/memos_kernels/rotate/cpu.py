@@ -26,7 +26,7 @@ def rotate_keys(keys: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor, ou
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _rotate(
     work: Work,
     keys: NDArray[Any],

@@ -47,7 +47,7 @@ def token_scores(
     return scores
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _masses(
     work: Work,
     query: Words,
@@ -88,7 +88,7 @@ def _masses(
         item = take(work)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _sums(
     work: Work,
     query: Words,
@@ -128,7 +128,7 @@ def _sums(
         item = take(work)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _rooms(head_dim: int, group: int) -> tuple[Floats, Floats, Floats]:
     """Return room for keys as float32, packed queries and scores."""
     width = COLUMNS + 8 + group
@@ -139,7 +139,7 @@ def _rooms(head_dim: int, group: int) -> tuple[Floats, Floats, Floats]:
     )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _hide(scores: Floats, block: int, tokens: int, width: int, position: int, group: int, causal: bool) -> None:
     """Hide keys after each row; ``position`` is that of the first row."""
     if causal:

@@ -60,9 +60,10 @@ def main() -> int:
     rounds = 7 if options.quick else 21
     report = Report("kernels", options)
     tokens = 1_024 if options.quick else 4_096
-    _copies(report, tokens, rounds)
-    for bits in (4, 8):
-        _load(report, bits, tokens, rounds)
+    for size in (16, 64):
+        _copies(report, size, tokens, rounds)
+    for bits, size in ((4, 16), (4, 64), (8, 16), (8, 64)):
+        _load(report, bits, size, tokens, rounds)
     for dtype in (torch.float32, torch.bfloat16):
         _decode(report, dtype, rounds)
         _prefill(report, dtype, rounds)
@@ -92,53 +93,54 @@ def _row(report: Report, kernel: str, **values: Any) -> None:
     table([report.rows[-1]])
 
 
-def _copies(report: Report, tokens: int, rounds: int) -> None:
+def _copies(report: Report, size: int, tokens: int, rounds: int) -> None:
     """Gather, scatter and rotate against memcpy."""
     cache = random_tensor((2 * LAYERS, KV_HEADS, tokens, HEAD_DIM), torch.bfloat16)
     out = torch.empty_like(cache)
     angles = delta_angles(torch.zeros(1), torch.full((1,), 100.0), torch.linspace(0, 1, HEAD_DIM // 2))
-    flat = cache.view(-1, tokens, HEAD_DIM)
-    for size in (16, 64):
-        blocks = tokens // size
-        pool = random_tensor((2 * LAYERS * blocks, KV_HEADS, size, HEAD_DIM), torch.bfloat16)
-        pages = shuffled_table(2 * LAYERS, blocks)
-        arms: dict[str, Arm] = {
-            "memcpy": lambda: out.copy_(cache),
-            "gather": lambda: gather_pages(pool, pages, out),
-            "scatter": lambda: scatter_pages(cache, pool, pages),
-            "rotate": lambda: rotate_keys(flat, *angles, out.view(flat.shape)),
-        }
-        spent = timed(arms, rounds)
-        shares = {f"{name}_vs_memcpy": spent["memcpy"] / spent[name] for name in ("gather", "scatter", "rotate")}
-        _row(report, "gather", page_tokens=size, megabytes=cache.nbytes / 1e6, **_milliseconds(spent), **shares)
-        if size == 16:
-            report.figures["gather_vs_memcpy"] = shares["gather_vs_memcpy"]
+    flat, blocks = cache.view(-1, tokens, HEAD_DIM), tokens // size
+    pool = random_tensor((2 * LAYERS * blocks, KV_HEADS, size, HEAD_DIM), torch.bfloat16)
+    pages = shuffled_table(2 * LAYERS, blocks)
+    arms: dict[str, Arm] = {
+        "memcpy": lambda: out.copy_(cache),
+        "gather": lambda: gather_pages(pool, pages, out),
+        "scatter": lambda: scatter_pages(cache, pool, pages),
+        "rotate": lambda: rotate_keys(flat, *angles, out.view(flat.shape)),
+    }
+    spent = timed(arms, rounds)
+    shares = {f"{name}_vs_memcpy": spent["memcpy"] / spent[name] for name in ("gather", "scatter", "rotate")}
+    _row(report, "gather", page_tokens=size, megabytes=cache.nbytes / 1e6, **_milliseconds(spent), **shares)
+    if size == 16:
+        report.figures["gather_vs_memcpy"] = shares["gather_vs_memcpy"]
 
 
-def _load(report: Report, bits: int, tokens: int, rounds: int) -> None:
+def _load(report: Report, bits: int, size: int, tokens: int, rounds: int) -> None:
+    """The load path against its bound; keys of all tokens move by the same distance."""
     cache = random_tensor((LAYERS, 2, KV_HEADS, tokens, HEAD_DIM), torch.bfloat16)
     out = torch.empty_like(cache)
     frequencies = 1e5 ** (torch.arange(0, HEAD_DIM, 2) / -HEAD_DIM)
     angles = delta_angles(torch.zeros(1), torch.full((1,), 777.0), frequencies)
-    for size in (16, 64):
-        blocks = tokens // size
-        pool = QuantisedPages.empty(LAYERS * blocks, KV_HEADS, size, HEAD_DIM, bits)
-        pages = shuffled_table(LAYERS, blocks)
-        quantise_pages(cache, pool, pages)
-        targets = torch.arange(2 * LAYERS, dtype=torch.int32).view(LAYERS, 2, 1)
-        arms: dict[str, Arm] = {
-            "memcpy": lambda: out.copy_(cache),
-            "ours": lambda: dequant_rotate_gather(pool, pages, tokens, out.flatten(0, 1), targets, angles),
-        }
-        spent = timed(arms, rounds)
-        spent |= timed({"eager": lambda: eager_load(pool, pages, tokens, out.flatten(0, 1), targets, *angles, True)}, 3)
-        bound = spent["memcpy"] * (pool.bytes + out.nbytes) / (2 * out.nbytes)
-        _row(
-            report, f"load int{bits}", page_tokens=size, megabytes=out.nbytes / 1e6, **_milliseconds(spent),
-            bound_ms=bound, over_bound=spent["ours"] / bound, eager_over_bound=spent["eager"] / bound,
-        )  # fmt: skip
-        if size == 64:
-            report.figures[f"dequant_rotate_over_bound_int{bits}"] = spent["ours"] / bound
+    blocks = tokens // size
+    pool = QuantisedPages.empty(LAYERS * blocks, KV_HEADS, size, HEAD_DIM, bits)
+    pages = shuffled_table(LAYERS, blocks)
+    quantise_pages(cache, pool, pages)
+    targets = torch.arange(2 * LAYERS, dtype=torch.int32).view(LAYERS, 2, 1)
+    arms: dict[str, Arm] = {
+        "memcpy": lambda: out.copy_(cache),
+        "ours": lambda: dequant_rotate_gather(pool, pages, tokens, out.flatten(0, 1), targets, angles),
+    }
+    spent = timed(arms, rounds)
+    eager: dict[str, Arm] = {
+        "eager": lambda: eager_load(pool, pages, tokens, out.flatten(0, 1), targets, *angles, True)
+    }
+    spent |= timed(eager, 3)
+    bound = spent["memcpy"] * (pool.bytes + out.nbytes) / (2 * out.nbytes)
+    _row(
+        report, f"load int{bits}", page_tokens=size, megabytes=out.nbytes / 1e6, **_milliseconds(spent),
+        bound_ms=bound, over_bound=spent["ours"] / bound, eager_over_memcpy=spent["eager"] / spent["memcpy"],
+    )  # fmt: skip
+    if size == 64:
+        report.figures[f"dequant_rotate_over_bound_int{bits}"] = spent["ours"] / bound
 
 
 def _decode(report: Report, dtype: torch.dtype, rounds: int) -> None:

@@ -66,13 +66,13 @@ def main() -> int:
         return 0
     loaded = load_model()
     runtime = Runtime(loaded)
-    windows = _windows(loaded, runtime, Path(options.data), each=1 if options.quick else 4)
+    windows = windows_of(loaded, runtime, _texts(Path(options.data)), each=1 if options.quick else 4)
     steps = QUICK_STEPS if options.quick else STEPS
     specs = [*(f"transform:quality={step}" for step in steps), *INTEGERS, *METHODS]
     with tempfile.TemporaryDirectory(prefix="memos-bench-", dir=ROOT) as folder:
         shelf = Shelf(Path(folder), loaded.shape, loaded.identity.fingerprint)
         for spec in specs:
-            report.rows.append(_measured(runtime, shelf, windows, spec))
+            report.rows.append(measured(runtime, shelf, windows, spec))
             table([report.rows[-1]])
         report.rows.append(_lossless(Path(folder), windows, report, loaded))
     for bits in (8, 4, 3, 2, 1):
@@ -86,11 +86,15 @@ def main() -> int:
     return 0
 
 
-def _windows(loaded: LoadedModel, runtime: Runtime, data: Path, *, each: int) -> list[Window]:
-    texts = {
+def _texts(data: Path) -> dict[str, str]:
+    return {
         "wikitext2": (data / "wikitext2" / "valid.txt").read_text(),
         "essays": "\n".join(path.read_text() for path in sorted((data / "niah").rglob("*.txt"))),
     }
+
+
+def windows_of(loaded: LoadedModel, runtime: Runtime, texts: dict[str, str], *, each: int) -> list[Window]:
+    """Return ``each`` windows of every text, spread evenly over it."""
     made = []
     for name, text in texts.items():
         tokens = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -104,7 +108,8 @@ def _windows(loaded: LoadedModel, runtime: Runtime, data: Path, *, each: int) ->
 # ------------------------------------------------------------ ours
 
 
-def _measured(runtime: Runtime, shelf: Shelf, windows: Sequence[Window], spec: str) -> dict[str, Any]:
+def measured(runtime: Runtime, shelf: Shelf, windows: Sequence[Window], spec: str) -> dict[str, Any]:
+    """Return the row of one codec: size, quality and speed over all windows."""
     codec, scores, sizes, encoding, decoding = make_codec(spec), [], [], [], []
     for window in windows:
         start = time.perf_counter()
@@ -133,8 +138,7 @@ def _row(
     return {
         "codec": name,
         "bits": statistics.fmean(sizes),
-        "kl_wikitext2": mean("wikitext2", 1),
-        "kl_essays": mean("essays", 1),
+        **{f"kl_{text}": mean(text, 1) for text in dict.fromkeys(score[0] for score in scores)},
         "top1": statistics.fmean([score[2] for score in scores]),
         "store_s": statistics.median(encoding) if encoding else None,
         "load_mb_s": kv.data.nbytes / 1e6 / statistics.median(decoding) if decoding else None,

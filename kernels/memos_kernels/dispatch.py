@@ -47,11 +47,18 @@ def available(form: str) -> bool:
 
 @lru_cache(maxsize=256)
 def _implementation(operation: str, function: str, form: str) -> Callable[..., Any]:
+    compiler = "numba" if form == "cpu" else "triton"
     if not available(form):
         if os.environ.get("MEMOS_KERNELS") != "reference":
-            _warn(f"{'numba' if form == 'cpu' else 'triton'} is not installed")
+            _warn(f"{compiler} is not installed")
         form = "reference"
-    module = importlib.import_module(f"memos_kernels.{operation}.{form}")
+    try:
+        module = importlib.import_module(f"memos_kernels.{operation}.{form}")
+    except ImportError as error:  # such as numba beside a NumPy that is too new for it
+        if form == "reference":
+            raise
+        _warn(f"{compiler} cannot be imported ({error})")
+        module = importlib.import_module(f"memos_kernels.{operation}.reference")
     found: Callable[..., Any] = getattr(module, function)
     return found
 

@@ -7,9 +7,10 @@ helper that comes late finds nothing left to do.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
-from collections.abc import Callable
+import time
 from queue import SimpleQueue
 from typing import Any
 
@@ -24,16 +25,19 @@ from numpy.typing import NDArray
 #: Work (bytes moved or multiplications done) below which waking other threads costs more than it saves.
 SMALL = 1 << 18
 _NEXT, _DONE, _COUNT = range(3)
+_log = logging.getLogger(__name__)
 
 Work = NDArray[np.int64]
 
 
-def launch(kernel: Callable[..., None], items: int, cost: int, *arguments: Any) -> None:
+def launch(kernel: Any, items: int, cost: int, *arguments: Any) -> None:
     """Run a kernel over ``items`` independent items that cost ``cost`` in all, with torch's number of threads.
 
     ``kernel(work, *arguments)``, compiled without the GIL, does items for as long as :func:`take` returns one below
     ``items`` (``work[2]``), and calls :func:`finish` after each. No result may depend on who does what.
     """
+    known = len(kernel.signatures)
+    start = time.perf_counter()
     job = _Job(kernel, np.array([0, 0, items], np.int64), arguments)
     helpers = min(items, torch.get_num_threads()) - 1 if cost >= SMALL else 0
     for _ in range(helpers):
@@ -43,10 +47,18 @@ def launch(kernel: Callable[..., None], items: int, cost: int, *arguments: Any) 
         job.ended.get()
     if job.failure is not None:
         raise job.failure
+    if len(kernel.signatures) > known:
+        _report(kernel, time.perf_counter() - start)
+
+
+def _report(kernel: Any, seconds: float) -> None:
+    """Say what a first call cost: it is compiled once, then read from the disk by every process."""
+    where = "read from numba's cache" if kernel.stats.cache_hits else "compiled, and kept for later processes"
+    _log.info("%s.%s: %s, %.2f s", kernel.py_func.__module__, kernel.py_func.__name__, where, seconds)
 
 
 class _Job:
-    def __init__(self, kernel: Callable[..., None], work: Work, arguments: tuple[Any, ...]) -> None:
+    def __init__(self, kernel: Any, work: Work, arguments: tuple[Any, ...]) -> None:
         self.work = work
         self.ended: SimpleQueue[None] = SimpleQueue()
         self.failure: BaseException | None = None

@@ -27,6 +27,19 @@ class Tile(NamedTuple):
     stages: int = 1
     fused: bool = False
 
+    @property
+    def options(self) -> dict[str, int]:
+        """What Triton's compiler is told. The limit of registers is the hardware's.
+
+        Named, it keeps the assembler from spilling some registers in order to fit one more program in.
+        """
+        return {
+            "num_warps": self.warps,
+            "num_stages": self.stages,
+            "enable_fp_fusion": self.fused,
+            "maxnreg": 255,
+        }
+
 
 class Launch(NamedTuple):
     """A kernel with a tile and arguments, in the kernel's order."""
@@ -59,13 +72,7 @@ def launch(kernel: Any, grid: tuple[int, ...], tile: Tile, *arguments: Any) -> N
         recording.append(Launch(kernel, tile, arguments))
     elif all(grid):
         with torch.cuda.device_of(tensors[0]):
-            kernel[grid](
-                *arguments,
-                **tile.constants,
-                num_warps=tile.warps,
-                num_stages=tile.stages,
-                enable_fp_fusion=tile.fused,
-            )
+            kernel[grid](*arguments, **tile.constants, **tile.options)
 
 
 def pointers(tensors: list[torch.Tensor], device: torch.device) -> torch.Tensor:

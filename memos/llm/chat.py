@@ -131,6 +131,7 @@ class Chat:
             sampling=Sampling(temperature=options.temperature, top_p=options.top_p, seed=options.seed),
             max_tokens=options.max_tokens,
             stop=options.stop,
+            seam=prompt.covered,
         )
         pieces = serving.runtime.generate(request)
         for piece in pieces:

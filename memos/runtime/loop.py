@@ -90,11 +90,14 @@ class Runtime:
             deque(turns, maxlen=0)
         return job.sequence.block()
 
-    def logits(self, tokens: Sequence[int], prefix: KVSource | None = None) -> torch.Tensor:
-        """Return float32 logits ``[len(tokens) - prefix.tokens, vocabulary]`` after each token behind the prefix."""
-        sequence, rows = self._sequence(tokens, prefix), []
+    def logits(self, tokens: Sequence[int], prefix: KVSource | None = None, *, seam: int = 0) -> torch.Tensor:
+        """Return float32 logits ``[len(tokens) - prefix.tokens, vocabulary]`` after each token behind the prefix.
+
+        ``seam`` as in :class:`Request`.
+        """
+        sequence, rows = self._sequence(tokens, prefix, seam), []
         while sequence.waiting:
-            part = Part(sequence, 0, min(sequence.waiting, STEP_TOKENS))
+            part = Part(sequence, 0, sequence.step(STEP_TOKENS))
             rows.append(logits_of(self._loaded, hidden_states(self._loaded, [part])))
             sequence.advance(part.tokens)
         return torch.cat(rows)
@@ -129,7 +132,7 @@ class Runtime:
         active.sort(key=lambda job: job.sequence.waiting > 1)
         batch, used = [], 0
         for job in active:
-            if count := min(job.sequence.waiting, STEP_TOKENS - used):
+            if count := job.sequence.step(STEP_TOKENS - used):
                 batch.append((job, Part(job.sequence, used, count)))
                 job.clock.ran = job.clock.ran or time.perf_counter()
                 used += count
@@ -198,9 +201,9 @@ class Runtime:
             self._stepping = True
             return True
 
-    def _sequence(self, tokens: Sequence[int], prefix: KVSource | None = None) -> TokenSequence:
+    def _sequence(self, tokens: Sequence[int], prefix: KVSource | None = None, seam: int = 0) -> TokenSequence:
         check_tokens(tokens, self._loaded)
-        return TokenSequence(tokens, self._loaded.shape, self._loaded.device, prefix=prefix)
+        return TokenSequence(tokens, self._loaded.shape, self._loaded.device, prefix=prefix, seam=seam)
 
 
 def _fail_missed(batch: list[Scheduled]) -> None:

@@ -24,7 +24,8 @@ class Request:
     """A prompt to go on with.
 
     ``prefix`` is the cache of the first ``prefix.tokens`` tokens, which the caller vouches for. The answer ends with a
-    token that ends a text, before one of the ``stop`` strings, or after ``max_tokens``.
+    token that ends a text, before one of the ``stop`` strings, or after ``max_tokens``. ``seam`` is where a
+    prefix would have ended that has to be computed instead (:class:`~memos.runtime.sequence.Sequence`).
     """
 
     tokens: tuple[int, ...]
@@ -32,6 +33,7 @@ class Request:
     sampling: Sampling = GREEDY
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
+    seam: int = 0
 
     def check(self, loaded: LoadedModel) -> None:
         """Raise :class:`InvalidInput`, or :class:`PromptTooLong` where no room is left for an answer."""
@@ -114,7 +116,14 @@ class Answer(Job):
         self._prompt = len(request.tokens)
         self._room = min(request.max_tokens, loaded.context_window - self._prompt)
         super().__init__(
-            Sequence(request.tokens, loaded.shape, loaded.device, prefix=request.prefix, growth=self._room)
+            Sequence(
+                request.tokens,
+                loaded.shape,
+                loaded.device,
+                prefix=request.prefix,
+                growth=self._room,
+                seam=request.seam,
+            )
         )
         self.pieces: deque[str] = deque()
         self._finish_reason = "cancelled"

@@ -16,6 +16,8 @@ class Sequence:
 
     ``prefix`` holds the cache of the first ``reused`` tokens. The cache of all later ones is written into a buffer
     ``[layers, 2, heads, room, head_dim]`` made for them at the start, whose pages the system commits as they fill.
+    No forward runs tokens before and after ``seam`` together: so a prompt whose first ``seam`` tokens may be loaded,
+    or computed, has them computed as they were for the file, rounding included.
     """
 
     def __init__(
@@ -26,11 +28,13 @@ class Sequence:
         *,
         prefix: KVSource | None = None,
         growth: int = 0,
+        seam: int = 0,
     ) -> None:
         if prefix is not None:
             _check_prefix(prefix, shape, len(tokens))
         self.tokens = list(tokens)
         self._prefix = prefix
+        self._seam = seam
         self._shared: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.reused = prefix.tokens if prefix is not None else 0
         #: Tokens whose cache is there, the prefix among them.
@@ -39,6 +43,11 @@ class Sequence:
         self.miss: KVMiss | None = None
         self._shape = shape
         self._room = shape.empty(len(tokens) - self.reused + growth, device)
+
+    def step(self, most: int) -> int:
+        """Return how many of the next ``most`` tokens one forward may take: it does not cross the seam."""
+        count = min(self.waiting, most)
+        return min(count, self._seam - self.cached) if self.cached < self._seam else count
 
     @property
     def waiting(self) -> int:

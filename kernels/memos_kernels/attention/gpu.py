@@ -152,12 +152,13 @@ def paged_attention_decode(
     # How long the longest sequence is, only the device knows; its table bounds it.
     parts = triton.cdiv(table.shape[2] * keys.shape[2], SPLIT)
     arguments = (query, starts, keys, values, table, lengths, log_weights)
+    tile = _tile(query, log_weights, 16)
     if parts < 2:
-        _launch(_tile(query, log_weights, 16), *arguments, out, lse, scaling, causal, SPLIT)
+        _launch(tile, *arguments, out, lse, scaling, causal, SPLIT)
         return out, lse
     outs = query.new_empty((parts, *query.shape), dtype=torch.float32)
     lses = query.new_empty((parts, *query.shape[:2]), dtype=torch.float32)
-    _launch(_tile(query, log_weights, 16), *arguments, outs, lses, scaling, causal, SPLIT, parts)
+    _launch(tile, *arguments, outs, lses, scaling, causal, SPLIT, parts)
     combine_stacked(outs, lses, out, lse)
     return out, lse
 
@@ -175,7 +176,7 @@ def paged_attention_prefill(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See :func:`memos_kernels.attention.paged_attention_prefill`."""
     out, lse = torch.empty_like(query), query.new_empty(query.shape[:2], dtype=torch.float32)
-    tile = _tile(query, log_weights, 16 if query.dtype == torch.float32 else 64)
+    tile = _tile(query, log_weights, 64)
     whole = max(1, table.shape[2] * keys.shape[2])
     _launch(tile, query, starts, keys, values, table, lengths, log_weights, out, lse, scaling, causal, whole)
     return out, lse
@@ -228,6 +229,12 @@ def _launch(
 
 
 def _tile(query: torch.Tensor, log_weights: torch.Tensor | None, rows: int) -> Tile:
-    wide = power_of_two(query.shape[2], 64)
-    constants = {"weighted": log_weights is not None, "block_rows": rows, "block_keys": 32, "block_dim": wide}
-    return Tile(constants, warps=4, stages=2, fused=True)
+    """Return the tile for up to ``rows`` rows: as large as leaves registers, by what docs/kernels-gpu.md shows."""
+    exact, wide = query.dtype == torch.float32, power_of_two(query.shape[2], 64)
+    constants = {
+        "weighted": log_weights is not None,
+        "block_rows": min(rows, 16 if exact else 64 if wide <= 128 else 32),
+        "block_keys": 16 if exact else 32,
+        "block_dim": wide,
+    }
+    return Tile(constants, warps=4 if wide == 64 else 8, stages=1 if exact else 2, fused=True)

@@ -12,7 +12,8 @@ from memos_kernels.triton_ragged import owner
 
 #: Programs that share the ranks of an adapter, 16 at a time.
 _RANK_PROGRAMS = 4
-_SHRINK = Tile({"block_uses": 16, "block_ranks": 16, "block_columns": 128}, warps=4, stages=3, fused=True)
+#: Uses of one adapter that are multiplied together.
+_USES = 16
 _EXPAND = Tile({"block_ranks": 16, "block_columns": 128}, warps=4, stages=2, fused=True)
 
 
@@ -115,11 +116,13 @@ def _expand(
 def lora_shrink(x: torch.Tensor, pool: torch.Tensor, down: RankRows, plan: LoraPlan) -> torch.Tensor:
     """See :func:`memos_kernels.lora.lora_shrink`."""
     y = torch.empty(plan.ranks, device=x.device)
+    # Columns worth 256 bytes, whatever the dtype.
+    constants = {"block_uses": _USES, "block_ranks": 16, "block_columns": 256 // x.element_size()}
     runs, uses = len(plan.segments) - 1, len(plan.tokens)
     launch(
         _shrink,
-        (uses // _SHRINK.constants["block_uses"] + runs, _RANK_PROGRAMS),
-        _SHRINK,
+        (uses // _USES + runs, _RANK_PROGRAMS),
+        Tile(constants, warps=4, stages=3, fused=True),
         x,
         pool,
         down.slots.contiguous(),

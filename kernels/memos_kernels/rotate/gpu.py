@@ -66,8 +66,9 @@ def rotate_keys(keys: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor, ou
 
 
 def tile_of_halves(head_dim: int, **constants: int) -> Tile:
-    """Return the tile that goes through tokens 16 at a time, the two halves of a head side by side."""
-    return Tile({**constants, "block_tokens": 16, "block_half": power_of_two(head_dim // 2, 32)})
+    """Return a tile of some tokens and half a head, 512 elements; the other half is in a second one."""
+    half = power_of_two(head_dim // 2, 32)
+    return Tile({**constants, "block_tokens": max(1, 512 // half), "block_half": half})
 
 
 def angle_stride(cosine: torch.Tensor) -> int:

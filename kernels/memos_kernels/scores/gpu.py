@@ -95,10 +95,11 @@ def token_scores(
 
 
 def _tile(query: torch.Tensor, log_weights: torch.Tensor | None) -> Tile:
+    exact = query.dtype == torch.float32
     constants = {
         "weighted": log_weights is not None,
         "block_rows": 16,
-        "block_keys": 64,
+        "block_keys": 32 if exact else 64,
         "block_dim": power_of_two(query.shape[2], 64),
     }
-    return Tile(constants, warps=4, stages=2, fused=True)
+    return Tile(constants, warps=4, stages=1 if exact else 2, fused=True)

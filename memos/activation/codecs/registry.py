@@ -11,6 +11,7 @@ from memos.activation.codecs.gear import gear_codec
 from memos.activation.codecs.groupwise import groupwise_codec
 from memos.activation.codecs.lossless import LosslessCodec
 from memos.activation.codecs.mikv import mikv_codec
+from memos.activation.codecs.paged import paged_codec
 from memos.activation.codecs.raw import RawCodec
 from memos.activation.codecs.transform import transform_codec
 from memos.activation.codecs.zipcache import zipcache_codec
@@ -22,8 +23,8 @@ CODECS: dict[str, Callable[..., Codec]] = {
     "gear": gear_codec,
     "int2": partial(groupwise_codec, 2),
     "int3": partial(groupwise_codec, 3),
-    "int4": partial(groupwise_codec, 4),
-    "int8": partial(groupwise_codec, 8),
+    "int4": partial(paged_codec, 4),
+    "int8": partial(paged_codec, 8),
     "lossless": LosslessCodec,
     "mikv": mikv_codec,
     "raw": RawCodec,

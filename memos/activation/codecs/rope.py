@@ -6,6 +6,8 @@ from functools import lru_cache
 
 import torch
 
+from memos_kernels import delta_angles, rotate_keys
+
 #: Bases in use among the models of the Llama family (Llama 2, SmolLM2, SmolLM3, Llama 3, Qwen2 and 3, Mistral).
 BASES = (1e4, 1e5, 1.3e5, 5e5, 1e6, 5e6)
 
@@ -17,10 +19,13 @@ def rotate(keys: torch.Tensor, base: float, *, back: bool = False) -> torch.Tens
     """
     if not base:
         return keys
-    cosine, sine = _angles(keys.shape[1], keys.shape[2], base)
-    first, second = keys.chunk(2, dim=-1)
-    sine = -sine if back else sine
-    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], -1)
+    return rotate_keys(keys.contiguous(), *angles(keys.shape[1], keys.shape[2], base, back=back))
+
+
+def angles(tokens: int, dim: int, base: float, *, back: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return cosine and sine of positions ``0 .. tokens - 1``, or for turning back, float32 ``[tokens, dim / 2]``."""
+    cosine, sine = _angles(tokens, dim, base)
+    return cosine, -sine if back else sine
 
 
 def likely_base(keys: torch.Tensor) -> float:
@@ -41,5 +46,4 @@ def _spread(keys: torch.Tensor) -> float:
 @lru_cache(maxsize=2 * len(BASES))
 def _angles(tokens: int, dim: int, base: float) -> tuple[torch.Tensor, torch.Tensor]:
     frequencies = base ** (torch.arange(0, dim, 2, dtype=torch.float64) / -dim)
-    angle = torch.arange(tokens, dtype=torch.float64)[:, None] * frequencies
-    return angle.cos().float(), angle.sin().float()
+    return delta_angles(torch.zeros(1), torch.arange(tokens), frequencies)

@@ -155,7 +155,8 @@ def _ttft(report: Report, loaded: LoadedModel, runtime: Runtime, shelf: Shelf, *
 def _exactness(report: Report, loaded: LoadedModel, runtime: Runtime, shelf: Shelf, *, prompts: int) -> None:
     """Compare logits behind the cache and greedy text, prompt by prompt, each on another stretch of the book.
 
-    Recompute is what the runtime does when a file is missing, and, beside it, with steps that know no seam; on some prompts both, and reload, are compared with transformers' own forward in float64.
+    Recompute is what the runtime does when a file is missing, and, beside it, with steps that know no seam; on some
+    prompts both, and reload, are compared with transformers' own forward in float64.
     """
     worst, unaligned, identical = 0.0, 0.0, 0
     errors: dict[str, float] = {"recompute": 0.0, "reload": 0.0}

@@ -52,6 +52,17 @@ SHOWN = {
     "bits_at_kl_03": ("... at KL <= .03", "<= 2.6"),
     "bits_at_kl_005_hqq": ("... hqq through transformers' QuantizedCache at KL <= .005", "peer"),
     "bits_at_kl_005_int": ("... group-wise integers at KL <= .005", "peer"),
+    "held_out_kl_005": ("... the setting of the first bar on texts nobody looked at: KL", "<= .005"),
+    "held_out_kl_03": ("... the setting of the second", "<= .03"),
+    "gather_vs_memcpy": ("kernels, CPU: gather pages of 16 tokens / memcpy, bandwidth", ">= .8"),
+    "dequant_rotate_over_bound_int4": ("... load path int4 to bfloat16 / bound", "<= 2"),
+    "dequant_rotate_over_bound_int8": ("... load path int8 to bfloat16 / bound", "<= 2"),
+    "paged_decode_vs_sdpa": ("... decode, 64 x 512 tokens / fastest SDPA on contiguous K/V, float32", "<= 1.0"),
+    "paged_decode_vs_sdpa_bfloat16": ("... the same in bfloat16", ""),
+    "lora_64_ms": ("... 64 distinct adapters of rank 8 on 576 x 576, cold, ms", "<= .26"),
+    "lora_64_read_bandwidth": ("... share of read bandwidth", ">= .5"),
+    "lora_64_vs_peft": ("... / PEFT's mixed batch, time", ""),
+    "lora_2000_ms": ("... 2,000 distinct adapters, ms", "<= 8"),
 }
 
 

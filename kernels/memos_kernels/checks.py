@@ -28,6 +28,13 @@ def shaped(name: str, tensor: torch.Tensor, shape: Sequence[int | None]) -> None
         raise ValueError(f"{name} must be contiguous")
 
 
+def pages(name: str, pool: torch.Tensor, shape: Sequence[int | None]) -> None:
+    """Raise ``ValueError`` unless a pool has this shape (:func:`shaped`) and its pages hold tokens, in some heads."""
+    shaped(name, pool, shape)
+    if not pool.shape[1] or not pool.shape[2]:
+        raise ValueError(f"{name} has shape {list(pool.shape)}: its pages hold no tokens")
+
+
 def page_table(name: str, table: torch.Tensor, pages: int, blocks: int) -> None:
     """Raise ``ValueError`` unless a page table is int32 with at least ``blocks`` columns of pages that exist.
 

@@ -107,7 +107,7 @@ def _attend(
 
 def check_keys(query: torch.Tensor, keys: torch.Tensor, log_weights: torch.Tensor | None) -> None:
     """Raise ``ValueError`` unless a pool of keys, and of weights, fits a query ``[N, heads, D]``."""
-    checks.shaped("keys", keys, (None, None, None, query.shape[2]))
+    checks.pages("keys", keys, (None, None, None, query.shape[2]))
     if keys.dtype != query.dtype:
         raise ValueError(f"keys are {keys.dtype} and the query {query.dtype}")
     if query.shape[1] % keys.shape[1]:

@@ -39,7 +39,7 @@ def dequant_rotate_gather(
     """
     layers = len(table)
     checks.floating("out", out)
-    checks.shaped("out", out, (None, source.keys.shape[1], None, source.key_ranges.shape[3]))
+    checks.pages("out", out, (None, source.keys.shape[1], None, source.key_ranges.shape[3]))
     check_pool(source, table, layers, tokens)
     if out_table.dim() != 3 or out_table.shape[:2] != (layers, 2):
         raise ValueError(f"out_table has shape {list(out_table.shape)}; [{layers}, 2, blocks] is needed")

@@ -51,7 +51,7 @@ def _pools(
     if len(each) != matrices or len(table) not in (1, matrices) or table.dim() != 2:
         raise ValueError(f"{len(each)} pools and a table {list(table.shape)} do not fit {matrices} matrices")
     for pool in dict.fromkeys(each):
-        checks.shaped("a pool", pool, (None, heads, each[0].shape[2] if each[0].dim() == 4 else None, head_dim))
+        checks.pages("a pool", pool, (None, heads, each[0].shape[2] if each[0].dim() == 4 else None, head_dim))
         checks.same_device(pool=pool, table=table, contiguous=contiguous)
         if pool.dtype != contiguous.dtype:
             raise ValueError(f"a pool is {pool.dtype} and the contiguous side {contiguous.dtype}")

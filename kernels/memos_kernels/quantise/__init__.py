@@ -109,7 +109,7 @@ def check_pool(pool: QuantisedPages, table: torch.Tensor, layers: int, tokens: i
     if pool.bits not in BITS:
         raise ValueError(f"{pool.bits} bits; 8 or 4 are needed")
     head_dim = width * 8 // pool.bits
-    checks.shaped("values", pool.values, (pages, heads, size, width))
+    checks.pages("values", pool.values, (pages, heads, size, width))
     checks.shaped("key_ranges", pool.key_ranges, (pages, heads, 2, head_dim))
     checks.shaped("value_ranges", pool.value_ranges, (pages, heads, 2, size))
     for name, part, dtype in (

@@ -17,13 +17,11 @@ def floating(name: str, tensor: torch.Tensor) -> None:
 
 def shaped(name: str, tensor: torch.Tensor, shape: Sequence[int | None]) -> None:
     """Raise ``ValueError`` unless a tensor is contiguous and has this shape; None stands for any length."""
-    fits = tensor.dim() == len(shape) and all(
-        want is None or have == want for have, want in zip(tensor.shape, shape, strict=True)
-    )
-    if not fits:
-        raise ValueError(
-            f"{name} has shape {list(tensor.shape)}; {['any' if n is None else n for n in shape]} is needed"
-        )
+    have = tensor.shape
+    if len(have) != len(shape) or any(
+        want is not None and want != size for want, size in zip(shape, have, strict=True)
+    ):
+        raise ValueError(f"{name} has shape {list(have)}; {['any' if n is None else n for n in shape]} is needed")
     if not tensor.is_contiguous():
         raise ValueError(f"{name} must be contiguous")
 
@@ -45,17 +43,19 @@ def page_table(name: str, table: torch.Tensor, pages: int, blocks: int) -> None:
         raise ValueError(f"{name} is {table.dtype}; int32 is needed")
     if table.shape[-1] < blocks:
         raise ValueError(f"{name} has {table.shape[-1]} blocks; {blocks} are needed")
-    if table.device.type == "cpu" and blocks and table.numel():
-        used = table[..., :blocks]
-        if int(used.min()) < 0 or int(used.max()) >= pages:
+    if table.is_cpu and blocks and table.numel():
+        used = table.numpy()[..., :blocks]
+        if used.min() < 0 or used.max() >= pages:
             raise ValueError(f"{name} names pages outside the pool of {pages}")
 
 
 def same_device(**tensors: torch.Tensor) -> None:
     """Raise ``ValueError`` unless all tensors are on one device."""
-    devices = {tensor.device for tensor in tensors.values()}
-    if len(devices) > 1:
-        raise ValueError(f"{', '.join(tensors)} must be on one device, not on {', '.join(sorted(map(str, devices)))}")
+    first = next(iter(tensors.values())).device
+    for tensor in tensors.values():
+        if tensor.device != first:
+            places = ", ".join(sorted({str(each.device) for each in tensors.values()}))
+            raise ValueError(f"{', '.join(tensors)} must be on one device, not on {places}")
 
 
 def blocks_of(tokens: int, page_tokens: int) -> int:

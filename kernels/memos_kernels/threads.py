@@ -36,7 +36,7 @@ def launch(kernel: Any, items: int, cost: int, *arguments: Any) -> None:
     ``kernel(work, *arguments)``, compiled without the GIL, does items for as long as :func:`take` returns one below
     ``items`` (``work[2]``), and calls :func:`finish` after each. No result may depend on who does what.
     """
-    known = len(kernel.signatures)
+    known = len(kernel.overloads)
     start = time.perf_counter()
     job = _Job(kernel, np.array([0, 0, items], np.int64), arguments)
     helpers = min(items, torch.get_num_threads()) - 1 if cost >= SMALL else 0
@@ -47,7 +47,7 @@ def launch(kernel: Any, items: int, cost: int, *arguments: Any) -> None:
         job.ended.get()
     if job.failure is not None:
         raise job.failure
-    if len(kernel.signatures) > known:
+    if len(kernel.overloads) > known:
         _report(kernel, time.perf_counter() - start)
 
 

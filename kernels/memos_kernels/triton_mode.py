@@ -19,25 +19,23 @@ class Tile(NamedTuple):
     """The compile-time constants of a kernel, and how it is compiled.
 
     ``fused`` lets a multiplication and an addition round once. Where results must be the reference's bit for bit, they
-    round twice.
+    round twice. ``registers`` limits a thread's; without, the assembler may spill a few to fit one more program in.
     """
 
     constants: dict[str, int]
     warps: int = 4
     stages: int = 1
     fused: bool = False
+    registers: int | None = None
 
     @property
-    def options(self) -> dict[str, int]:
-        """What Triton's compiler is told. The limit of registers is the hardware's.
-
-        Named, it keeps the assembler from spilling some registers in order to fit one more program in.
-        """
+    def options(self) -> dict[str, int | None]:
+        """What Triton's compiler is told."""
         return {
             "num_warps": self.warps,
             "num_stages": self.stages,
             "enable_fp_fusion": self.fused,
-            "maxnreg": 255,
+            "maxnreg": self.registers,
         }
 
 

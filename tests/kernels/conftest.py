@@ -48,12 +48,7 @@ class Form:
         self.dtypes = INTERPRETED if name == "gpu" and not ON_CUDA else FLOATS
 
     def __call__(self, operation: str, function: str, *arguments: Any) -> Any:
-        if importlib.util.find_spec(f"memos_kernels.{operation}.{self.name}") is None:
-            if not os.environ.get("DEV"):
-                pytest.skip("not written yet")
-            module = importlib.import_module(f"memos_kernels.{operation}.reference")
-        else:
-            module = importlib.import_module(f"memos_kernels.{operation}.{self.name}")
+        module = importlib.import_module(f"memos_kernels.{operation}.{self.name}")
         storages: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         there = self._moved(arguments, storages)
         result = getattr(module, function)(*there)

@@ -46,6 +46,9 @@ SHAPES = [
     Shape(Heads(8, 1, 80, 64), (5, 1, 130), (1, 1, 130), causal=False, weighted=True),
     Shape(Heads(4, 4, 48, 64), (0, 0), (2, 0), causal=False),
     Shape(Heads(15, 5, 48, 16), (300, 77), (70, 77), causal=True),
+    Shape(Heads(4, 2, 64, 16), (1100, 5), (130, 5), causal=True, weighted=True),
+    Shape(Heads(3, 1, 80, 7), (1024, 513, 512), (1, 513, 7), causal=True, shared=True),
+    Shape(Heads(71, 1, 6, 64), (513, 1), (1, 3), causal=False, weighted=True),
 ]
 
 

@@ -39,7 +39,9 @@ SHAPES = [
     Shape(8, 2, 1, 16, 6, 7, 16, "none"),
     Shape(8, 2, 3, 37, 64, 16, 0),
     Shape(8, 3, 5, 130, 80, 16, 64),
-    Shape(4, 30, 3, 130, 64, 64, 0),
+    # More than fits into a processor's caches, which is written past them.
+    Shape(4, 30, 3, 200, 64, 64, 0),
+    Shape(8, 100, 5, 400, 6, 7, 16),
     Shape(4, 2, 4, 130, 48, 16, 7, "alike"),
     Shape(8, 1, 8, 130, 48, 1, 64, "none"),
     Shape(4, 1, 3, 37, 80, 7, 1),

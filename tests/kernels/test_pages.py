@@ -41,6 +41,9 @@ SHAPES = [
     Shape(torch.uint8, 60, 1, 3, 130, 32, 7),
     Shape(torch.int64, 2, 1, 5, 5, 6, 7),
     Shape(torch.float32, 2, 1, 8, 64, 64, 64),
+    # More than fits into a processor's caches, which is written past them.
+    Shape(torch.bfloat16, 60, 1, 3, 200, 64, 16),
+    Shape(torch.uint8, 500, 1, 5, 300, 6, 7),
 ]
 
 

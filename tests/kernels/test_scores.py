@@ -41,6 +41,8 @@ SHAPES = [
     Shape(Heads(9, 3, 80, 1), 37, 16, causal=True),
     Shape(Heads(4, 4, 6, 16), 300, 64, causal=True),
     Shape(Heads(8, 1, 80, 64), 130, 70, causal=True, weighted=True),
+    Shape(Heads(4, 2, 48, 16), 1100, 130, causal=True, weighted=True),
+    Shape(Heads(71, 1, 6, 7), 513, 3, causal=False),
 ]
 
 

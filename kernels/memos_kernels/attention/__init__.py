@@ -93,6 +93,7 @@ def _attend(
     checks.shaped("values", values, keys.shape if values is not keys else (None, *keys.shape[1:]))
     if values.dtype != keys.dtype:
         raise ValueError(f"keys are {keys.dtype} and values {values.dtype}")
+    checks.shaped("lengths", lengths, (None,))
     sequences = len(lengths)
     checks.shaped("table", table, (sequences, 2, None))
     checks.shaped("starts", starts, (sequences + 1,))

@@ -237,4 +237,5 @@ def _tile(query: torch.Tensor, log_weights: torch.Tensor | None, rows: int) -> T
         "block_keys": 16 if exact else 32,
         "block_dim": wide,
     }
-    return Tile(constants, warps=4 if wide == 64 else 8, stages=1 if exact else 2, fused=True)
+    warps, stages, registers = 4 if wide == 64 else 8, 1 if exact else 2, 128 if exact else None
+    return Tile(constants, warps, stages, fused=True, registers=registers)

@@ -13,7 +13,9 @@ from memos_kernels.triton_mode import launch
 
 
 @triton.jit
-def _codes(codes: tl.tensor, token: tl.tensor, column: tl.tensor, half: tl.tensor, inside: tl.tensor, bits: tl.constexpr) -> tl.tensor:
+def _codes(
+    codes: tl.tensor, token: tl.tensor, column: tl.tensor, half: tl.tensor, inside: tl.tensor, bits: tl.constexpr
+) -> tl.tensor:
     """Return the codes of both halves of a head as float32."""
     at = codes + token * (half * bits // 4) + column
     low = tl.load(at, mask=inside, other=0)

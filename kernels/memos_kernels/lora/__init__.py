@@ -68,10 +68,11 @@ def _check(tokens: torch.Tensor, pool: torch.Tensor, rows: RankRows, plan: LoraP
     checks.floating("tokens", tokens)
     checks.shaped("the pool", pool, (None, None))
     checks.shaped("slots", rows.slots, (None, None))
-    checks.shaped("tokens", tokens, (len(plan.token_starts) - 1, rows.slots.shape[1] * pool.shape[1]))
+    checks.shaped("tokens", tokens, (plan.token_starts.shape[0] - 1, rows.slots.shape[1] * pool.shape[1]))
     checks.same_device(tokens=tokens, pool=pool, slots=rows.slots, starts=rows.starts, plan=plan.tokens)
     if pool.dtype != tokens.dtype:
         raise ValueError(f"the pool is {pool.dtype} and the tokens {tokens.dtype}")
-    checks.page_table("slots", rows.slots, len(pool), rows.slots.shape[1])
+    checks.page_table("slots", rows.slots, pool.shape[0], rows.slots.shape[1])
+    checks.shaped("starts", rows.starts, (None,))
     if rows.starts.dtype != torch.int32:
         raise ValueError(f"starts is {rows.starts.dtype}; int32 is needed")

@@ -10,8 +10,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from memos_kernels.lora.plan import LoraPlan, RankRows
-from memos_kernels.rows import axpys_1, axpys_4, dots_1, dots_4
-from memos_kernels.simd import narrow, prefetch, widen, words
+from memos_kernels.rows import axpys_1, axpys_4, convert_row, dots_1, dots_4
+from memos_kernels.simd import prefetch, words
 from memos_kernels.threads import Work, finish, launch, take
 
 #: Uses, and tokens, in a piece of work.
@@ -24,10 +24,11 @@ Words = NDArray[Any]
 
 def lora_shrink(x: torch.Tensor, pool: torch.Tensor, down: RankRows, plan: LoraPlan) -> torch.Tensor:
     """See :func:`memos_kernels.lora.lora_shrink`."""
+    _check(down.starts.numpy(), down.slots.shape[0], plan.adapters.numpy(), plan.offsets.numpy())
     y = torch.empty(plan.ranks)
     width = pool.shape[1]
     launch(
-        _shrink, -(-len(plan.tokens) // RUN), plan.ranks * x.shape[1] * pool.element_size(), words(x.float()),
+        _shrink, -(-plan.tokens.shape[0] // RUN), plan.ranks * x.shape[1] * pool.element_size(), words(x.float()),
         words(pool), down.slots.numpy(), down.starts.numpy(), plan.tokens.numpy(), plan.adapters.numpy(),
         plan.offsets.numpy(), width, y.numpy(),
     )  # fmt: skip
@@ -36,11 +37,26 @@ def lora_shrink(x: torch.Tensor, pool: torch.Tensor, down: RankRows, plan: LoraP
 
 def lora_expand(y: torch.Tensor, pool: torch.Tensor, up: RankRows, plan: LoraPlan, out: torch.Tensor) -> None:
     """See :func:`memos_kernels.lora.lora_expand`."""
+    _check(up.starts.numpy(), up.slots.shape[0], plan.adapters.numpy(), plan.offsets.numpy())
     launch(
-        _expand, -(-len(out) // RUN), plan.ranks * out.shape[1] * pool.element_size(), y.numpy(), words(pool),
+        _expand, -(-out.shape[0] // RUN), plan.ranks * out.shape[1] * pool.element_size(), y.numpy(), words(pool),
         up.slots.numpy(), up.starts.numpy(), plan.adapters.numpy(), plan.weights.numpy(), plan.offsets.numpy(),
         plan.by_token.numpy(), plan.token_starts.numpy(), pool.shape[1], words(out),
     )  # fmt: skip
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _check(starts: Ints, rows: int, adapters: Ints, offsets: Ints) -> None:
+    """Raise ``ValueError`` unless adapters have rows that are there, and as many as in the plan."""
+    if len(starts) == 0 or starts[0] < 0 or starts[-1] > rows:
+        raise ValueError("starts must rise from 0 to the number of rank rows")
+    for adapter in range(len(starts) - 1):
+        if starts[adapter + 1] < starts[adapter]:
+            raise ValueError("starts must rise from 0 to the number of rank rows")
+    for use in range(len(adapters)):
+        adapter = adapters[use]
+        if adapter >= len(starts) - 1 or starts[adapter + 1] - starts[adapter] != offsets[use + 1] - offsets[use]:
+            raise ValueError("the plan was made for adapters of other ranks")
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -110,7 +126,8 @@ def _expand(
         for token in range(item * RUN, min((item + 1) * RUN, tokens)):
             if token_starts[token] == token_starts[token + 1]:
                 continue
-            total[:] = np.float32(0)
+            start = token * chunks * width
+            convert_row(out, start, total, 0, chunks * width)
             for place in range(token_starts[token], token_starts[token + 1]):
                 use = by_token[place]
                 first = starts[adapters[use]]
@@ -128,8 +145,6 @@ def _expand(
                             single = (np.int64(slots[first + rank, chunk]) * width,)
                             axpys_1((weight * y[at],), pool, single, width, total, to)
                     rank += 4 if four else 1
-            start = token * chunks * width
-            for i in range(chunks * width):
-                out[start + i] = narrow(widen(out[start + i]) + total[i], out)
+            convert_row(total, 0, out, start, chunks * width)
         finish(work)
         item = take(work)

@@ -51,7 +51,7 @@ def _shrink(
     for start in range(tl.program_id(1) * block_ranks, ranks, tl.num_programs(1) * block_ranks):
         rank = start + tl.arange(0, block_ranks)
         summed = tl.zeros([block_uses, block_ranks], tl.float32)
-        for chunk in range(0, chunks):
+        for chunk in range(chunks):
             slot = tl.load(slots + (rank_row + rank).to(tl.int64) * chunks + chunk, mask=rank < ranks, other=0)
             rows = pool + slot.to(tl.int64) * width
             for at in range(0, width, block_columns):

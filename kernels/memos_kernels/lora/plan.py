@@ -27,7 +27,8 @@ class LoraPlan(NamedTuple):
     ``tokens``, ``adapters`` (int32 ``[uses]``) and ``weights`` (float32 ``[uses]``) describe each use; its part of the
     intermediate result is ``offsets[u]`` to ``offsets[u + 1] - 1`` (int32 ``[uses + 1]``), one place for each rank.
     ``segments`` (int32 ``[S + 1]``) are the runs of uses of one adapter. ``by_token`` (int32 ``[uses]``) lists the uses
-    token by token, those of token ``t`` from ``token_starts[t]`` (int32 ``[T + 1]``).
+    token by token, those of token ``t`` from ``token_starts[t]`` (int32 ``[T + 1]``). ``ranks`` is
+    the length of the intermediate result.
     """
 
     tokens: torch.Tensor
@@ -37,15 +38,20 @@ class LoraPlan(NamedTuple):
     segments: torch.Tensor
     by_token: torch.Tensor
     token_starts: torch.Tensor
-
-    @property
-    def ranks(self) -> int:
-        """The length of the intermediate result."""
-        return int(self.offsets[-1])
+    ranks: int
 
     def to(self, device: str | torch.device) -> LoraPlan:
         """Return the plan on another device."""
-        return LoraPlan(*(part.to(device) for part in self))
+        return LoraPlan(
+            self.tokens.to(device),
+            self.adapters.to(device),
+            self.weights.to(device),
+            self.offsets.to(device),
+            self.segments.to(device),
+            self.by_token.to(device),
+            self.token_starts.to(device),
+            self.ranks,
+        )
 
 
 def plan_lora(uses: Sequence[Sequence[tuple[int, float]]], starts: torch.Tensor) -> LoraPlan:
@@ -74,6 +80,7 @@ def plan_lora(uses: Sequence[Sequence[tuple[int, float]]], starts: torch.Tensor)
         _int32(edges),
         _int32(np.argsort(order, kind="stable")),
         _int32(np.concatenate([[0], np.cumsum(counts)])),
+        int(ranks.sum()),
     )
 
 

@@ -12,11 +12,7 @@ from memos_kernels.triton_mode import Tile, launch, pointers, power_of_two
 @triton.jit
 def _begin(base: tl.tensor, like: tl.tensor, stacked: tl.constexpr) -> tl.tensor:
     """Return where a part begins: here, or where the address found here says."""
-    if stacked:
-        begin = base
-    else:
-        begin = tl.load(base).to(tl.pointer_type(like.dtype.element_ty))
-    return begin
+    return base if stacked else tl.load(base).to(tl.pointer_type(like.dtype.element_ty))
 
 
 @triton.jit
@@ -39,20 +35,20 @@ def _combine(
     real = row < rows
     top = tl.full([block_rows], float("-inf"), tl.float32)
     part_lse = lses
-    for _ in range(0, parts):
+    for _ in range(parts):
         top = tl.maximum(top, tl.load(_begin(part_lse, lse, stacked) + row, mask=real, other=float("-inf")))
         part_lse += lse_stride
     top = tl.where(top > float("-inf"), top, 0.0)
     total = tl.zeros([block_rows], tl.float32)
     part_lse = lses
-    for _ in range(0, parts):
+    for _ in range(parts):
         total += tl.exp(tl.load(_begin(part_lse, lse, stacked) + row, mask=real, other=float("-inf")) - top)
         part_lse += lse_stride
     joined = top + tl.log(tl.where(total > 0, total, 1.0))
     offset = row.to(tl.int64)[:, None] * width + column
     summed = tl.zeros([block_rows, block_width], tl.float32)
     part_lse = lses
-    for _ in range(0, parts):
+    for _ in range(parts):
         here = tl.load(_begin(part_lse, lse, stacked) + row, mask=real, other=float("-inf"))
         # What a part without keys holds must not count, be it not a number: it is not read.
         present = (here > float("-inf"))[:, None] & (column < width)

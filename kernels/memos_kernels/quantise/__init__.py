@@ -120,8 +120,11 @@ def check_pool(pool: QuantisedPages, table: torch.Tensor, layers: int, tokens: i
     ):
         if part.dtype != dtype or not part.is_contiguous():
             raise ValueError(f"{name} must be {dtype} and contiguous")
+        checks.same_device(table=table, **{name: part})
     if table.dim() != 2 or len(table) != layers:
         raise ValueError(f"the table has shape {list(table.shape)}; {layers} rows are needed")
+    if tokens < 0:
+        raise ValueError(f"{tokens} tokens")
     checks.page_table("the table", table, pages, checks.blocks_of(tokens, size))
 
 

@@ -59,3 +59,4 @@ def check_angles(cosine: torch.Tensor, sine: torch.Tensor, tokens: int, head_dim
         checks.shaped(name, angles, (rows, head_dim // 2))
         if angles.dtype != torch.float32:
             raise ValueError(f"{name} is {angles.dtype}; float32 is needed")
+    checks.same_device(cosine=cosine, sine=sine)

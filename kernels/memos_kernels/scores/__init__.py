@@ -47,8 +47,7 @@ def token_scores(
     check_keys(query, keys, log_weights)
     if length < 1 or (causal and len(query) > length):
         raise ValueError(f"{length} keys for {len(query)} rows")
-    if table.dim() != 1:
-        raise ValueError(f"the table has shape {list(table.shape)}; [blocks] is needed")
+    checks.shaped("table", table, (None,))
     checks.page_table("the table", table, len(keys), checks.blocks_of(length, keys.shape[2]))
     checks.same_device(query=query, keys=keys, table=table)
     result: torch.Tensor = run(

@@ -59,25 +59,24 @@ def _source(launch: Launch) -> ASTSource:
         signature[name] = _type(argument)
         if signature[name] == "constexpr":
             constants[name] = argument
-        elif _address(argument) % 16 == 0:
+        elif _divisible(argument):
             attributes[(place,)] = [["tt.divisibility", 16]]
     signature |= dict.fromkeys(launch.tile.constants, "constexpr")
     return ASTSource(launch.kernel, signature, constants, attributes)
 
 
-def _type(argument: torch.Tensor | float) -> str:
+def _type(argument: torch.Tensor | int | float) -> str:
     if isinstance(argument, torch.Tensor):
         return f"*{_TYPES[argument.dtype]}"
-    if isinstance(argument, float):
-        return "fp32"
-    return "constexpr" if argument == 1 else "i32" if -(2**31) <= argument < 2**31 else "i64"
+    if isinstance(argument, int):
+        return "constexpr" if argument == 1 else "i32" if -(2**31) <= argument < 2**31 else "i64"
+    return "fp32"
 
 
-def _address(argument: torch.Tensor | float) -> int:
-    """Return the number whose divisibility matters, 1 for floats."""
-    if isinstance(argument, torch.Tensor):
-        return argument.data_ptr()
-    return argument if isinstance(argument, int) else 1
+def _divisible(argument: torch.Tensor | int | float) -> bool:
+    """Return whether an address or a whole number is a multiple of 16."""
+    number = argument.data_ptr() if isinstance(argument, torch.Tensor) else argument
+    return isinstance(number, int) and number % 16 == 0
 
 
 def _resources(cubin: bytes, shared: int) -> Resources:

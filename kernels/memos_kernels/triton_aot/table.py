@@ -67,7 +67,7 @@ def measured() -> dict[Line, dict[int, Resources]]:
 def read(text: str) -> set[Line]:
     """Return the lines that a table has."""
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in text.splitlines() if row.startswith("|")]
-    return {Line(*row[:4], int(row[4])) for row in rows[2:]}
+    return {Line(row[0], row[1], row[2], row[3], int(row[4])) for row in rows[2:]}
 
 
 def _line(operation: str, dtype: torch.dtype, launch: Launch) -> Line:

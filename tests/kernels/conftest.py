@@ -24,7 +24,7 @@ if not ON_CUDA:
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 INTERPRETED = (torch.float32, torch.float16)
 #: How many of a module's ``SHAPES`` the interpreter gets.
-FIRST_SHAPES = 6
+FIRST_SHAPES = 4
 
 #: Relative and absolute, by dtype. Maths is float32 everywhere, rounded once: half a step of the dtype and, where two
 #: float32 results fall on different sides of a boundary, a whole one.

@@ -183,7 +183,7 @@ def test_unturned_then_turned_is_turned_within_a_step(form: Any, dtype: torch.dt
     assert (loaded.flatten(0, 1).float() - moved).abs().max() <= step + rounding  # half of one in each of two elements
 
 
-@settings(max_examples=settings().max_examples // 3)
+@settings(max_examples=settings().max_examples // 5)
 @given(data=st.data())
 def test_load_of_any_shape(form: Any, dtype: torch.dtype, close: Check, data: st.DataObject) -> None:
     small = st.integers(1, 2), st.integers(1, 2), st.integers(0, 12), st.integers(1, 9).map(lambda half: 2 * half)

@@ -146,6 +146,7 @@ def test_tokens_of_the_base_model_keep_their_bits(
     step = made(shape, dtype)
     base = torch.tensor([not uses for uses in step.uses])
     step.out[base] = float("nan")
+    step.out[base, ::2] = -0.0  # which 0 cannot be added to
     out = expand(form, step, random_tensor((step.plan.ranks,)), guarded(step.out))
     same(out[base], step.out[base])
     assert torch.isfinite(out[~base]).all()
@@ -200,7 +201,8 @@ def test_plan_sorts_uses_by_adapter_and_finds_them_by_token() -> None:
     assert plan.by_token.tolist() == [1, 0, 2, 3]
     assert plan.token_starts.tolist() == [0, 1, 1, 3, 4]
     assert plan.ranks == 5
-    assert all(torch.equal(part, copy) for part, copy in zip(plan, plan.to("cpu"), strict=True))
+    for part, copy in zip(plan, plan.to("cpu"), strict=True):
+        assert torch.equal(torch.as_tensor(part), torch.as_tensor(copy))
 
 
 @pytest.mark.parametrize("adapter", [-1, 3])
@@ -209,7 +211,7 @@ def test_plan_refuses_an_adapter_that_is_not_there(adapter: int) -> None:
         plan_lora([[(0, 1.0)], [(adapter, 1.0)]], torch.tensor([0, 2, 5, 6], dtype=torch.int32))
 
 
-@settings(max_examples=settings().max_examples // 3)
+@settings(max_examples=settings().max_examples // 5)
 @given(data=st.data())
 def test_adapters_of_any_shape(form: Any, dtype: torch.dtype, close: Check, data: st.DataObject) -> None:
     ranks = tuple(data.draw(st.lists(st.integers(0, 6), min_size=1, max_size=5)))

@@ -120,7 +120,7 @@ def test_any_leading_shape_is_taken(close: Check) -> None:
     close(deep.flatten(), flat.flatten())
 
 
-@settings(max_examples=settings().max_examples // 3)
+@settings(max_examples=settings().max_examples // 5)
 @given(data=st.data())
 def test_merge_of_any_shape(form: Any, dtype: torch.dtype, close: Check, data: st.DataObject) -> None:
     sizes = st.integers(1, 6), st.integers(0, 9), st.integers(1, 3), st.integers(1, 20)

@@ -198,7 +198,7 @@ def test_order_of_pages_does_not_matter(form: Any, dtype: torch.dtype, shape: Sh
     same(error.mean_squared, again.mean_squared)
 
 
-@settings(max_examples=settings().max_examples // 3)
+@settings(max_examples=settings().max_examples // 5)
 @given(data=st.data())
 def test_pages_of_any_shape(form: Any, dtype: torch.dtype, data: st.DataObject) -> None:
     sizes = st.integers(1, 2), st.integers(1, 2), st.integers(0, 12), st.integers(1, 9), st.integers(2, 9)

@@ -109,7 +109,7 @@ def test_rotation_and_its_reverse_change_nothing_but_rounding(form: Any, dtype: 
     assert ((back.float() - keys.float()).abs() <= 2 * step * length + 1e-6).all()
 
 
-@settings(max_examples=settings().max_examples // 3)
+@settings(max_examples=settings().max_examples // 5)
 @given(data=st.data())
 def test_rotation_of_any_shape(form: Any, dtype: torch.dtype, close: Check, data: st.DataObject) -> None:
     matrices, tokens, half = (data.draw(size) for size in (st.integers(0, 5), st.integers(0, 20), st.integers(0, 12)))

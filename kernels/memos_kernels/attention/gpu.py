@@ -237,5 +237,5 @@ def _tile(query: torch.Tensor, log_weights: torch.Tensor | None, rows: int) -> T
         "block_keys": 16 if exact else 32,
         "block_dim": wide,
     }
-    warps, stages, registers = 4 if wide == 64 else 8, 1 if exact else 2, 128 if exact else None
-    return Tile(constants, warps, stages, fused=True, registers=registers)
+    warps, stages = 4 if wide == 64 else 8, 1 if exact else 2
+    return Tile(constants, warps, stages, fused=True, registers=255)

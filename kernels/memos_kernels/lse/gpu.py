@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from memos_kernels.triton_mode import Tile, launch, pointers, power_of_two
+from memos_kernels.triton_mode import Tile, launch, pointers
 
 
 @triton.jit
@@ -31,7 +31,7 @@ def _combine(
     block_width: tl.constexpr,
 ) -> None:
     row = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
-    column = tl.arange(0, block_width)[None, :]
+    column = tl.program_id(1) * block_width + tl.arange(0, block_width)[None, :]
     real = row < rows
     top = tl.full([block_rows], float("-inf"), tl.float32)
     part_lse = lses
@@ -56,7 +56,8 @@ def _combine(
         summed += output * tl.exp(here - joined)[:, None]
         part_lse += lse_stride
         outputs += output_stride
-    tl.store(lse + row, tl.where(total > 0, joined, float("-inf")), mask=real)
+    if tl.program_id(1) == 0:
+        tl.store(lse + row, tl.where(total > 0, joined, float("-inf")), mask=real)
     tl.store(out + offset, summed.to(out.dtype.element_ty), mask=real[:, None] & (column < width))
 
 
@@ -83,18 +84,7 @@ def _launch(
     *,
     stacked: bool,
 ) -> None:
-    width = out.shape[-1]
-    tile = Tile({"stacked": stacked, "block_rows": 16, "block_width": power_of_two(width, 64)})
-    launch(
-        _combine,
-        (triton.cdiv(lse.numel(), tile.constants["block_rows"]),),
-        tile,
-        outputs,
-        lses,
-        out,
-        lse,
-        parts,
-        lse.numel(),
-        width,
-        *strides,
-    )
+    rows, width = lse.numel(), out.shape[-1]
+    tile = Tile({"stacked": stacked, "block_rows": 16, "block_width": 64})
+    grid = (triton.cdiv(rows, tile.constants["block_rows"]), max(1, triton.cdiv(width, tile.constants["block_width"])))
+    launch(_combine, grid, tile, outputs, lses, out, lse, parts, rows, width, *strides)

@@ -1,7 +1,8 @@
 """What there is to compile: the launches of every operation, for the sizes that its tiles differ in.
 
-All tiles come with the options that add code (rotation, weights). In bfloat16, what models run in, the smallest one
-comes without them too, and quantised pages come in 8 and in 4 bits; in the other dtypes they have 8.
+Kernels come in every tile with the options that add code (rotation, weights), and the smallest tile without them too.
+Where the dtype of the arguments changes what is multiplied, every tile comes in every dtype; where it only changes how
+they are read and written, in bfloat16, and the smallest in the other two.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from memos_kernels.rotate import gpu as rotate
 from memos_kernels.scores import gpu as scores
 from memos_kernels.triton_mode import Launch, recorded
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+#: What models run in comes first.
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 #: The head sizes that tiles are padded to; other sizes up to the last take the same kernels.
 HEAD_DIMS = (64, 128, 256)
 
@@ -44,7 +46,7 @@ class Case(NamedTuple):
     @property
     def bits(self) -> tuple[int, ...]:
         """Bits of quantised pages."""
-        return BITS if self.dtype == torch.bfloat16 and not self.plain else BITS[:1]
+        return BITS if self.dtype == DTYPES[0] and not self.plain else BITS[:1]
 
     @property
     def pool(self) -> torch.Tensor:
@@ -132,15 +134,18 @@ OPERATIONS: dict[str, Callable[[Case], None]] = {
 
 
 def cases(operation: str) -> Iterator[Case]:
-    """Return the cases whose launches differ in tile or dtype."""
+    """Return the cases to compile."""
     if operation == "pages":
         yield Case(torch.uint8)
-    elif operation == "lora":
+    elif operation in ("lora", "lse"):
         yield from map(Case, DTYPES)
-    else:
+    elif operation in ("attention", "scores"):
         yield from itertools.starmap(Case, itertools.product(DTYPES, HEAD_DIMS))
+    else:
+        yield from (Case(dtype) for dtype in DTYPES[1:])
+        yield from (Case(DTYPES[0], head_dim) for head_dim in HEAD_DIMS)
     if operation in ("attention", "load", "quantise", "scores"):
-        yield Case(torch.bfloat16, plain=True)
+        yield Case(DTYPES[0], plain=True)
 
 
 def launches(operation: str, case: Case) -> list[Launch]:

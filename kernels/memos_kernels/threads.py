@@ -1,8 +1,9 @@
-"""How numba kernels share the processor: items of work, taken one by one by the calling thread and by helpers.
+"""How numba kernels share the processor: items of work, taken one by one by torch's threads, or by some of our own.
 
 Numba's own ``prange`` is not used: its OpenMP layer ends a process that forks, its fallback one that calls from two
-threads, and it compiles every kernel a second time. Here the caller never waits for a helper that has not begun, and a
-helper that comes late finds nothing left to do.
+threads, and it compiles every kernel a second time. The team that torch computes with (:mod:`memos_kernels.team`) is
+quickest; where there is none, helpers do: the caller never waits for one that has not begun, and one that comes late
+finds nothing left to do.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from memos_kernels.team import team
+
 #: Work (bytes moved or multiplications done) below which waking other threads costs more than it saves.
 SMALL = 1 << 18
 _NEXT, _DONE, _COUNT = range(3)
@@ -36,19 +39,29 @@ def launch(kernel: Any, items: int, cost: int, *arguments: Any) -> None:
     ``kernel(work, *arguments)``, compiled without the GIL, does items for as long as :func:`take` returns one below
     ``items`` (``work[2]``), and calls :func:`finish` after each. No result may depend on who does what.
     """
-    known = len(kernel.overloads)
-    start = time.perf_counter()
-    job = _Job(kernel, np.array([0, 0, items], np.int64), arguments)
-    helpers = min(items, torch.get_num_threads()) - 1 if cost >= SMALL else 0
+    known, start = len(kernel.overloads), time.perf_counter()
+    work = np.array([0, 0, items], np.int64)
+    threads = min(items, torch.get_num_threads()) if cost >= SMALL else 1
+    crew = team() if threads > 1 else None
+    if threads < 2:
+        kernel(work, *arguments)
+    elif crew is not None:
+        crew.run(kernel, threads, (work, *arguments))
+    else:
+        _share(_Job(kernel, work, arguments), threads - 1)
+    if len(kernel.overloads) > known:
+        _report(kernel, time.perf_counter() - start)
+
+
+def _share(job: _Job, helpers: int) -> None:
+    """Run a job in this thread and some helpers."""
     for _ in range(helpers):
         _helpers.submit(job)
     job.run()
-    while job.work[_DONE] < items:
+    while job.work[_DONE] < job.work[_COUNT]:
         job.ended.get()
     if job.failure is not None:
         raise job.failure
-    if len(kernel.overloads) > known:
-        _report(kernel, time.perf_counter() - start)
 
 
 def _report(kernel: Any, seconds: float) -> None:

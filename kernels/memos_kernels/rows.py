@@ -41,7 +41,7 @@ class _Row:
         if self._word == types.float32:
             return self._builder.load(self._place(at, simd.F32, lanes), align=4)
         if self._word == types.uint8:
-            return self._builder.uitofp(self.codes(at, lanes), _wide(simd.F32, lanes))
+            return self._builder.sitofp(self.codes(at, lanes), _wide(simd.F32, lanes))
         word = self._builder.load(self._place(at, _I16, lanes), align=2)
         return simd.widened(self._builder, self._word, word, lanes)
 
@@ -137,7 +137,7 @@ def _halves(builder: Any, codes: _Row, i: Any, half: Any, lanes: int, *, packed:
     pair, wide = codes.codes(i, lanes), _wide(_I32, lanes)
     low = builder.and_(pair, ir.Constant(wide, [15] * lanes if lanes > 1 else 15))
     high = builder.lshr(pair, ir.Constant(wide, [4] * lanes if lanes > 1 else 4))
-    return tuple(builder.uitofp(part, _wide(simd.F32, lanes)) for part in (low, high))
+    return tuple(builder.sitofp(part, _wide(simd.F32, lanes)) for part in (low, high))
 
 
 def _make_keys(*, packed: bool) -> Any:

@@ -268,3 +268,64 @@ def _make_axpys(rows: int) -> Any:
 dots_4, dots_1 = _make_dots(4), _make_dots(1)
 #: ``out[out_at + i] += sum_j factors[j] pool[places[j] + i]``: factors, pool, places, count, out, offset.
 axpys_4, axpys_1 = _make_axpys(4), _make_axpys(1)
+
+
+@intrinsic
+def soften_row(typing: Any, scores: Any, at: Any, count: Any, highest: Any, total: Any, shrink: Any, place: Any) -> Any:
+    """One step of the online softmax along a row of scores, which become weights, in place.
+
+    As :func:`memos_kernels.simd.soften`, whose state is read and written at ``place``.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+        scores_, at_, count_, highest_, total_, shrink_, place_ = arguments
+        row = _Row(context, builder, scores, scores_, at_)
+        state = [
+            _Row(context, builder, kind, array, place_)
+            for kind, array in ((highest, highest_), (total, total_), (shrink, shrink_))
+        ]
+        zero = ir.Constant(_I64, 0)
+        old = state[0].read(zero, 1)
+        most = {
+            LANES: cgutils.alloca_once_value(builder, simd.splat(builder, old)),
+            1: cgutils.alloca_once_value(builder, old),
+        }
+
+        def highest_of(i: Any, lanes: int) -> None:
+            builder.store(simd.call(builder, "maxnum", builder.load(most[lanes]), row.read(i, lanes)), most[lanes])
+
+        _strips(builder, count_, highest_of)
+        new = simd.reduced(builder, builder.load(most[LANES]), lambda a, b: simd.call(builder, "maxnum", a, b))
+        new = simd.call(builder, "maxnum", new, builder.load(most[1]))
+        sums = {lanes: cgutils.alloca_once_value(builder, simd.constant(0.0, lanes)) for lanes in (LANES, 1)}
+
+        def weigh(i: Any, lanes: int) -> None:
+            weight = simd.exponential(builder, builder.fsub(row.read(i, lanes), simd.splat(builder, new, lanes)))
+            row.write(i, weight, lanes)
+            builder.store(builder.fadd(builder.load(sums[lanes]), weight), sums[lanes])
+
+        _strips(builder, count_, weigh)
+        less = simd.exponential(builder, builder.fsub(old, new))
+        added = builder.fadd(simd.summed(builder, builder.load(sums[LANES])), builder.load(sums[1]))
+        for part, value in zip(
+            state, (new, simd.multiply_add(builder, state[1].read(zero, 1), less, added), less), strict=True
+        ):
+            part.write(zero, value, 1)
+
+    return types.void(scores, _WHOLE, _WHOLE, highest, total, shrink, _WHOLE), generate
+
+
+@intrinsic
+def scale_row(typing: Any, row: Any, at: Any, count: Any, factor: Any, out: Any, out_at: Any) -> Any:
+    """Write ``count`` elements times a factor; ``out`` may be ``row``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
+        row_, at_, count_, factor_, out_, out_at_ = arguments
+        source, target = _Row(context, builder, row, row_, at_), _Row(context, builder, out, out_, out_at_)
+
+        def body(i: Any, lanes: int) -> None:
+            target.write(i, builder.fmul(source.read(i, lanes), simd.splat(builder, factor_, lanes)), lanes)
+
+        _strips(builder, count_, body)
+
+    return types.void(row, _WHOLE, _WHOLE, types.float32, out, _WHOLE), generate

@@ -6,6 +6,7 @@ All arrays are flat and C-contiguous. Kernels see 16-bit floats as words: bfloat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def pointer(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
     return builder.gep(context.make_array(kind)(context, builder, array).data, [at])
 
 
-def _call(builder: Any, name: str, *arguments: Any) -> Any:
+def call(builder: Any, name: str, *arguments: Any) -> Any:
     """Call an LLVM intrinsic on float32, or on vectors of them."""
     kind = arguments[0].type
     full = f"llvm.{name}.{'v8f32' if kind == _VECTOR else 'f32'}"
@@ -55,7 +56,7 @@ def _call(builder: Any, name: str, *arguments: Any) -> Any:
 
 def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
     """Return ``a b + c``, fused where the machine can."""
-    return _call(builder, "fmuladd", a, b, c)
+    return call(builder, "fmuladd", a, b, c)
 
 
 def constant(value: float, lanes: int = 1) -> ir.Constant:
@@ -73,15 +74,20 @@ def splat(builder: Any, value: Any, lanes: int = LANES) -> Any:
     return builder.shuffle_vector(single, ir.Constant(_VECTOR, ir.Undefined), zeros)
 
 
-def summed(builder: Any, vector: Any) -> Any:
-    """Return the sum of a vector's elements, by halves."""
+def reduced(builder: Any, vector: Any, join: Callable[[Any, Any], Any]) -> Any:
+    """Return a vector's elements joined by an operation, by halves."""
     width = LANES
     while width > 1:
         width //= 2
         upper = [width + i if i < width else i for i in range(LANES)]
         moved = builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(_I32, LANES), upper))
-        vector = builder.fadd(vector, moved)
+        vector = join(vector, moved)
     return builder.extract_element(vector, ir.Constant(_I32, 0))
+
+
+def summed(builder: Any, vector: Any) -> Any:
+    """Return the sum of a vector's elements."""
+    return reduced(builder, vector, builder.fadd)
 
 
 def _vector(builder: Any, place: Any) -> Any:
@@ -145,7 +151,7 @@ def narrow(typing: Any, value: Any, like: Any) -> Any:
 # ------------------------------------------------------------ exponential
 
 
-def _exp(builder: Any, value: Any) -> Any:
+def exponential(builder: Any, value: Any) -> Any:
     """Return e^x of a float32 or a vector of them, for x <= 88, within 2 units in the last place; 0 below -87.
 
     With ``n = round(x log2 e)`` and ``r = x - n ln 2``, ``2^n p(r)``: the reduction and the polynomial of Cephes' expf
@@ -162,7 +168,7 @@ def _exp(builder: Any, value: Any) -> Any:
 
     below = builder.fcmp_ordered("<", value, real(-87.0))
     x = builder.select(below, real(-87.0), value)
-    n = _call(builder, "floor", multiply_add(builder, x, real(1.44269504088896341), real(0.5)))
+    n = call(builder, "floor", multiply_add(builder, x, real(1.44269504088896341), real(0.5)))
     r = multiply_add(builder, n, real(-0.693359375), x)
     r = multiply_add(builder, n, real(2.12194440e-4), r)
     p = real(1.9875691500e-4)
@@ -175,8 +181,10 @@ def _exp(builder: Any, value: Any) -> Any:
 
 @intrinsic
 def exp(typing: Any, value: Any) -> Any:
-    """Return :func:`_exp` of a float32."""
-    return types.float32(types.float32), lambda context, builder, signature, arguments: _exp(builder, arguments[0])
+    """Return :func:`exponential` of a float32."""
+    return types.float32(types.float32), lambda context, builder, signature, arguments: exponential(
+        builder, arguments[0]
+    )
 
 
 # ------------------------------------------------------------ register tiles
@@ -278,13 +286,13 @@ def soften(
         most, sums = cgutils.alloca_once_value(builder, old), cgutils.alloca_once(builder, _VECTOR)
         with cgutils.for_range(builder, rows_) as loop:
             line = builder.load(_vector(builder, builder.gep(start, [builder.mul(loop.index, row_)])), align=4)
-            builder.store(_call(builder, "maxnum", builder.load(most), line), most)
+            builder.store(call(builder, "maxnum", builder.load(most), line), most)
         new = builder.load(most)
-        less = _exp(builder, builder.fsub(old, new))
+        less = exponential(builder, builder.fsub(old, new))
         builder.store(builder.fmul(builder.load(places[1], align=4), less), sums)
         with cgutils.for_range(builder, rows_) as loop:
             place = _vector(builder, builder.gep(start, [builder.mul(loop.index, row_)]))
-            weight = _exp(builder, builder.fsub(builder.load(place, align=4), new))
+            weight = exponential(builder, builder.fsub(builder.load(place, align=4), new))
             builder.store(weight, place, align=4)
             builder.store(builder.fadd(builder.load(sums), weight), sums)
         for value, place in zip((new, builder.load(sums), less), places, strict=True):

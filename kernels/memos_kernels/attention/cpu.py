@@ -4,8 +4,7 @@ Everything is transposed: queries are columns. ``S = K Q'`` multiplies rows of k
 packed matrix of queries; softmax runs down columns, so that neighbouring lanes are neighbouring queries and nothing is
 summed across a register; ``O' = V' P`` takes values as they lie. So neither keys nor values are copied or packed.
 
-A piece of work is a span of keys of one key/value head for up to ``COLUMNS`` query rows × heads; spans are of fixed
-length and joined in order, so that no result depends on the number of threads.
+Where every sequence has one row, :mod:`memos_kernels.attention.decode` does it.
 """
 
 from __future__ import annotations
@@ -17,6 +16,8 @@ import torch
 from numba import njit
 from numpy.typing import NDArray
 
+from memos_kernels.attention.decode import decode
+from memos_kernels.attention.items import BLOCK, COLUMNS, NOTHING, SPAN, plan, segment
 from memos_kernels.lse.cpu import merged
 from memos_kernels.rows import floats
 from memos_kernels.simd import (
@@ -32,13 +33,6 @@ from memos_kernels.simd import (
 )
 from memos_kernels.threads import Work, finish, launch, take
 
-#: Query rows × heads of a group that are worked on together.
-COLUMNS = 48
-#: Keys between two updates of the running maximum.
-BLOCK = 64
-#: Keys in a piece of work.
-SPAN = 512
-_NOTHING = np.float32(-1e30)
 _ZERO = np.float32(0)
 _ONE = np.float32(1)
 _NO_WEIGHTS = np.zeros(0, np.float32)
@@ -61,25 +55,23 @@ def paged_attention_prefill(
     """See :func:`memos_kernels.attention.paged_attention_prefill`."""
     rows, heads, head_dim = query.shape
     kv_heads, size = keys.shape[1:3]
-    group = heads // kv_heads
-    longest = int(lengths.max()) if len(lengths) else 0
+    longest = int(lengths.max()) if lengths.shape[0] else 0
     spans = max(1, -(-longest // SPAN))
-    each = max(1, COLUMNS // group)
-    items = _plan(
-        starts.numpy(), lengths.numpy(), table.numpy(), (rows, len(keys), kv_heads, size, each), spans, causal
-    )
-    out = torch.empty_like(query)
-    lse = torch.empty((rows, heads), dtype=torch.float32)
-    partial = np.empty((spans, rows, heads, head_dim), np.float32)
-    mass = np.full((spans, rows, heads), -np.inf, np.float32)
-    shape = (heads, kv_heads, size, head_dim, causal)
-    weights = _NO_WEIGHTS if log_weights is None else words(log_weights)
+    each = max(1, COLUMNS // (heads // kv_heads))
+    sizes = (rows, keys.shape[0], kv_heads, size, each)
+    items = plan(starts.numpy(), lengths.numpy(), table.numpy(), sizes, spans, causal)
+    out, lse = torch.zeros_like(query), torch.full((rows, heads), -np.inf)
+    # One span of float32 is written where it belongs; others are joined from parts.
+    whole = spans == 1 and query.dtype == torch.float32
+    shape = (spans, rows, heads, head_dim)
+    partial = words(out).reshape(shape) if whole else np.empty(shape, np.float32)
+    mass = lse.numpy()[None] if whole else np.full(shape[:3], -np.inf, np.float32)
     launch(
-        _attend,
+        decode if items[:, 3].max(initial=1) == 1 else attend,
         len(items),
         rows * heads * longest * head_dim,
         items,
-        shape,
+        (heads, kv_heads, size, head_dim, causal),
         np.float32(scaling),
         words(query),
         starts.numpy(),
@@ -87,11 +79,12 @@ def paged_attention_prefill(
         words(values),
         table.numpy(),
         lengths.numpy(),
-        weights,
+        _NO_WEIGHTS if log_weights is None else words(log_weights),
         partial,
         mass,
     )
-    merged(partial.reshape(spans, -1, head_dim), mass.reshape(spans, -1), words(out), words(lse))
+    if not whole:
+        merged(partial.reshape(spans, -1, head_dim), mass.reshape(spans, -1), words(out), words(lse))
     return out, lse
 
 
@@ -99,52 +92,7 @@ paged_attention_decode = paged_attention_prefill
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _plan(
-    starts: NDArray[np.int32],
-    lengths: NDArray[np.int32],
-    table: NDArray[np.int32],
-    shape: tuple[int, int, int, int, int],
-    spans: int,
-    causal: bool,
-) -> NDArray[np.int32]:
-    """Return the pieces of work: sequence, key/value head, first row (of all), rows, span.
-
-    Raises ``ValueError`` where starts, lengths and pages contradict each other.
-    """
-    all_rows, pages, kv_heads, size, each = shape
-    if starts[0] != 0 or starts[-1] != all_rows:
-        raise ValueError("starts must rise from 0 to the number of rows")
-    most = 0
-    for b in range(len(lengths)):
-        rows = starts[b + 1] - starts[b]
-        if rows < 0:
-            raise ValueError("starts must rise from 0 to the number of rows")
-        if lengths[b] < 0 or (causal and rows > lengths[b]):
-            raise ValueError("a sequence has fewer keys than rows")
-        blocks = -(-lengths[b] // size)
-        if blocks > table.shape[2]:
-            raise ValueError("the table has too few blocks for the keys of a sequence")
-        for side in range(2):
-            for block in range(blocks):
-                if table[b, side, block] < 0 or table[b, side, block] >= pages:
-                    raise ValueError("the table names pages outside the pool")
-        most += -(-rows // each) * kv_heads * spans
-    items = np.empty((most, 5), np.int32)
-    count = 0
-    for b in range(len(lengths)):
-        for span in range(spans):
-            for head in range(kv_heads):
-                for first in range(starts[b], starts[b + 1], each):
-                    rows = min(each, starts[b + 1] - first)
-                    seen = lengths[b] - (starts[b + 1] - first - rows) if causal else lengths[b]
-                    if span * SPAN < seen:
-                        items[count] = (b, head, first, rows, span)
-                        count += 1
-    return items[:count]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _attend(
+def attend(
     work: Work,
     items: NDArray[np.int32],
     shape: tuple[int, int, int, int, bool],
@@ -178,7 +126,7 @@ def _attend(
         length = lengths[b]
         for m in range(width):
             limits[m] = length - (starts[b + 1] - 1 - (first + m // group)) if causal and m < columns else length
-            highest[m], total[m] = _NOTHING, _ZERO
+            highest[m], total[m] = NOTHING, _ZERO
         output[: head_dim * width] = _ZERO
         stop = min(limits[max(columns - 1, 0)], (span + 1) * SPAN)
         for block in range(span * SPAN, stop, BLOCK):
@@ -225,12 +173,6 @@ def pack_queries(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _segment(pages: NDArray[np.int32], token: int, head: int, kv_heads: int, size: int) -> Any:
-    """Return the place of a token of one head, in tokens from the beginning of the pool."""
-    return (np.int64(pages[token // size]) * kv_heads + head) * size + token % size
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
 def block_scores(
     keys: Words,
     pages: NDArray[np.int32],
@@ -256,8 +198,8 @@ def block_scores(
     t = 0
     while t < tokens:
         run = min(tokens - t, size - (block + t) % size)
-        place = _segment(pages, block + t, head, kv_heads, size)
-        soon = _segment(ahead_pages, ahead_block + t, head, kv_heads, size) * head_dim
+        place = segment(pages, block + t, head, kv_heads, size)
+        soon = segment(ahead_pages, ahead_block + t, head, kv_heads, size) * head_dim
         rows, at = floats(keys, place * head_dim, run * head_dim, room)
         multiply(
             rows, at, head_dim, 1, run, packed, 0, width, scores, t * width, width, width, head_dim, True,
@@ -293,8 +235,8 @@ def _add_values(
     t = 0
     while t < tokens:
         run = min(tokens - t, size - (block + t) % size)
-        place = _segment(pages, block + t, head, kv_heads, size)
-        soon = _segment(ahead_pages, ahead_block + t, head, kv_heads, size) * head_dim
+        place = segment(pages, block + t, head, kv_heads, size)
+        soon = segment(ahead_pages, ahead_block + t, head, kv_heads, size) * head_dim
         rows, at = floats(values, place * head_dim, run * head_dim, room)
         multiply(
             rows, at, 1, head_dim, head_dim, scores, t * width, width, output, 0, width, width, run, False,
@@ -376,7 +318,7 @@ def _finish(
 ) -> None:
     for m in range(columns):
         row, member = first + m // group, head * group + m % group
-        if highest[m] == _NOTHING:
+        if highest[m] == NOTHING:
             continue
         share = _ONE / total[m]
         for d in range(head_dim):

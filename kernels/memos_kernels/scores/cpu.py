@@ -9,7 +9,8 @@ import torch
 from numba import njit
 from numpy.typing import NDArray
 
-from memos_kernels.attention.cpu import BLOCK, COLUMNS, SPAN, block_scores, pack_queries
+from memos_kernels.attention.cpu import block_scores, pack_queries
+from memos_kernels.attention.items import BLOCK, COLUMNS, SPAN
 from memos_kernels.simd import exp, soften, words
 from memos_kernels.threads import Work, finish, launch, take
 

@@ -33,17 +33,17 @@ def pages(name: str, pool: torch.Tensor, shape: Sequence[int | None]) -> None:
         raise ValueError(f"{name} has shape {list(pool.shape)}: its pages hold no tokens")
 
 
-def page_table(name: str, table: torch.Tensor, pages: int, blocks: int) -> None:
+def page_table(name: str, table: torch.Tensor, pages: int | None, blocks: int) -> None:
     """Raise ``ValueError`` unless a page table is int32 with at least ``blocks`` columns of pages that exist.
 
-    Entries are looked at on the CPU only: on another device that would wait for it. Entries after ``blocks`` may be
-    anything.
+    Entries are looked at on the CPU only: on another device that would wait for it; and not if ``pages`` is None, where
+    the form itself does. Entries after ``blocks`` may be anything.
     """
     if table.dtype != torch.int32:
         raise ValueError(f"{name} is {table.dtype}; int32 is needed")
     if table.shape[-1] < blocks:
         raise ValueError(f"{name} has {table.shape[-1]} blocks; {blocks} are needed")
-    if table.is_cpu and blocks and table.numel():
+    if pages is not None and table.is_cpu and blocks and table.numel():
         used = table.numpy()[..., :blocks]
         if used.min() < 0 or used.max() >= pages:
             raise ValueError(f"{name} names pages outside the pool of {pages}")

@@ -72,7 +72,7 @@ def _check(tokens: torch.Tensor, pool: torch.Tensor, rows: RankRows, plan: LoraP
     checks.same_device(tokens=tokens, pool=pool, slots=rows.slots, starts=rows.starts, plan=plan.tokens)
     if pool.dtype != tokens.dtype:
         raise ValueError(f"the pool is {pool.dtype} and the tokens {tokens.dtype}")
-    checks.page_table("slots", rows.slots, pool.shape[0], rows.slots.shape[1])
+    checks.page_table("slots", rows.slots, None, rows.slots.shape[1])
     checks.shaped("starts", rows.starts, (None,))
     if rows.starts.dtype != torch.int32:
         raise ValueError(f"starts is {rows.starts.dtype}; int32 is needed")

@@ -24,7 +24,7 @@ Words = NDArray[Any]
 
 def lora_shrink(x: torch.Tensor, pool: torch.Tensor, down: RankRows, plan: LoraPlan) -> torch.Tensor:
     """See :func:`memos_kernels.lora.lora_shrink`."""
-    _check(down.starts.numpy(), down.slots.shape[0], plan.adapters.numpy(), plan.offsets.numpy())
+    _check(down.starts.numpy(), down.slots.numpy(), pool.shape[0], plan.adapters.numpy(), plan.offsets.numpy())
     y = torch.empty(plan.ranks)
     width = pool.shape[1]
     launch(
@@ -37,7 +37,7 @@ def lora_shrink(x: torch.Tensor, pool: torch.Tensor, down: RankRows, plan: LoraP
 
 def lora_expand(y: torch.Tensor, pool: torch.Tensor, up: RankRows, plan: LoraPlan, out: torch.Tensor) -> None:
     """See :func:`memos_kernels.lora.lora_expand`."""
-    _check(up.starts.numpy(), up.slots.shape[0], plan.adapters.numpy(), plan.offsets.numpy())
+    _check(up.starts.numpy(), up.slots.numpy(), pool.shape[0], plan.adapters.numpy(), plan.offsets.numpy())
     launch(
         _expand, -(-out.shape[0] // RUN), plan.ranks * out.shape[1] * pool.element_size(), y.numpy(), words(pool),
         up.slots.numpy(), up.starts.numpy(), plan.adapters.numpy(), plan.weights.numpy(), plan.offsets.numpy(),
@@ -46,9 +46,12 @@ def lora_expand(y: torch.Tensor, pool: torch.Tensor, up: RankRows, plan: LoraPla
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _check(starts: Ints, rows: int, adapters: Ints, offsets: Ints) -> None:
+def _check(starts: Ints, slots: NDArray[np.int32], pages: int, adapters: Ints, offsets: Ints) -> None:
     """Raise ``ValueError`` unless adapters have rows that are there, and as many as in the plan."""
-    if len(starts) == 0 or starts[0] < 0 or starts[-1] > rows:
+    for slot in slots.flat:
+        if slot < 0 or slot >= pages:
+            raise ValueError("slots names pages outside the pool")
+    if len(starts) == 0 or starts[0] < 0 or starts[-1] > len(slots):
         raise ValueError("starts must rise from 0 to the number of rank rows")
     for adapter in range(len(starts) - 1):
         if starts[adapter + 1] < starts[adapter]:

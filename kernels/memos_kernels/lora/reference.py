@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from memos_kernels.checks import page_table
 from memos_kernels.lora.plan import LoraPlan, RankRows
 
 
@@ -27,6 +28,7 @@ def lora_expand(y: torch.Tensor, pool: torch.Tensor, up: RankRows, plan: LoraPla
 
 
 def matrix(pool: torch.Tensor, rows: RankRows, adapter: int) -> torch.Tensor:
-    """Return the rank rows of an adapter, float32 ``[rank, chunks * width]``."""
+    """Return the rank rows of an adapter, float32 ``[rank, chunks * width]``. Raises ``ValueError``."""
+    page_table("slots", rows.slots, len(pool), rows.slots.shape[1])
     first, last = int(rows.starts[adapter]), int(rows.starts[adapter + 1])
     return pool[rows.slots[first:last].long()].float().flatten(1)

@@ -22,6 +22,8 @@ _I32 = ir.IntType(32)
 _I16 = ir.IntType(16)
 _I8 = ir.IntType(8)
 _WHOLE = types.int64
+#: Vectors of loops that convert: two registers at a time where there are so many elements.
+_CONVERTING = (2 * LANES, LANES, 1)
 
 
 class _Row:
@@ -61,12 +63,14 @@ def _wide(element: Any, lanes: int) -> Any:
     return ir.VectorType(element, lanes) if lanes > 1 else element
 
 
-def _strips(builder: Any, count: Any, body: Callable[[Any, int], None]) -> None:
+def _strips(builder: Any, count: Any, body: Callable[[Any, int], None], widths: tuple[int, ...] = (LANES, 1)) -> None:
     """Emit ``body(index, lanes)`` for all whole vectors of ``count`` elements, then for single ones."""
-    whole = builder.and_(count, ir.Constant(_I64, -LANES))
-    for start, stop, lanes in ((ir.Constant(_I64, 0), whole, LANES), (whole, count, 1)):
+    start = ir.Constant(_I64, 0)
+    for lanes in widths:
+        stop = builder.and_(count, ir.Constant(_I64, -lanes))
         with cgutils.for_range_slice(builder, start, stop, ir.Constant(_I64, lanes)) as (index, _):
             body(index, lanes)
+        start = stop
 
 
 def _turned(builder: Any, one: Any, other: Any, cosine: Any, sine: Any) -> tuple[Any, Any]:
@@ -93,7 +97,7 @@ def rotate_row(
             target.write(i, first, lanes)
             target.write(later, second, lanes)
 
-        _strips(builder, half_, body)
+        _strips(builder, half_, body, _CONVERTING)
 
     return types.void(keys, _WHOLE, out, _WHOLE, cosine, sine, _WHOLE, _WHOLE), generate
 
@@ -105,7 +109,7 @@ def convert_row(typing: Any, source: Any, at: Any, out: Any, out_at: Any, count:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> None:
         source_, at_, out_, out_at_, count_ = arguments
         left, right = _Row(context, builder, source, source_, at_), _Row(context, builder, out, out_, out_at_)
-        _strips(builder, count_, lambda i, lanes: right.write(i, left.read(i, lanes), lanes))
+        _strips(builder, count_, lambda i, lanes: right.write(i, left.read(i, lanes), lanes), _CONVERTING)
 
     return types.void(source, _WHOLE, out, _WHOLE, _WHOLE), generate
 
@@ -174,7 +178,7 @@ def _make_keys(*, packed: bool) -> Any:
                 for place, value in zip(places, turned, strict=True):
                     target.write(place, value, lanes, finite=True)
 
-            _strips(builder, half_, body)
+            _strips(builder, half_, body, _CONVERTING)
 
         signature = types.void(codes, _WHOLE, least, step, cosine, sine, _WHOLE, out, _WHOLE, _WHOLE)
         return signature, generate
@@ -195,7 +199,7 @@ def _make_values(*, packed: bool) -> Any:
                 for place, code in zip((i, builder.add(i, half_)), halves, strict=True):
                     target.write(place, simd.multiply_add(builder, code, by, base), lanes, finite=True)
 
-            _strips(builder, half_, body)
+            _strips(builder, half_, body, _CONVERTING)
 
         floating = types.float32
         return types.void(codes, _WHOLE, floating, floating, out, _WHOLE, _WHOLE), generate

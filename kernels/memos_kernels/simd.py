@@ -49,7 +49,7 @@ def pointer(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
 def call(builder: Any, name: str, *arguments: Any) -> Any:
     """Call an LLVM intrinsic on float32, or on vectors of them."""
     kind = arguments[0].type
-    full = f"llvm.{name}.{'v8f32' if kind == _VECTOR else 'f32'}"
+    full = f"llvm.{name}.{f'v{kind.count}' if isinstance(kind, ir.VectorType) else ''}f32"
     function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * len(arguments)), full)
     return builder.call(function, arguments)
 
@@ -62,16 +62,16 @@ def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
 def constant(value: float, lanes: int = 1) -> ir.Constant:
     """Return a float32, or a vector of the same one."""
     single = float(np.float32(value))
-    return ir.Constant(_VECTOR, [single] * LANES) if lanes > 1 else ir.Constant(F32, single)
+    return ir.Constant(_wide(F32, lanes), [single] * lanes if lanes > 1 else single)
 
 
 def splat(builder: Any, value: Any, lanes: int = LANES) -> Any:
     """Return a vector of one value, or the value itself for one lane."""
     if lanes == 1:
         return value
-    single = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.Constant(_I32, 0))
-    zeros = ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES)
-    return builder.shuffle_vector(single, ir.Constant(_VECTOR, ir.Undefined), zeros)
+    undefined = ir.Constant(ir.VectorType(F32, lanes), ir.Undefined)
+    single = builder.insert_element(undefined, value, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(single, undefined, ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes))
 
 
 def reduced(builder: Any, vector: Any, join: Callable[[Any, Any], Any]) -> Any:

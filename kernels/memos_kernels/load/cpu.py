@@ -9,11 +9,15 @@ import torch
 from numba import njit
 from numpy.typing import NDArray
 
+from memos_kernels.attention.items import segment
 from memos_kernels.pages.cpu import LARGE
 from memos_kernels.quantise import QuantisedPages
 from memos_kernels.rows import convert_row, keys_row_4, keys_row_8, values_row_4, values_row_8
-from memos_kernels.simd import address, copy, widen, words
+from memos_kernels.simd import address, copy, prefetch, widen, words
 from memos_kernels.threads import Work, finish, launch, take
+
+#: Tokens decoded before they are streamed away: few, so that the next are decoded while those still leave.
+ROWS = 4
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -60,21 +64,32 @@ def _load(
     heads, head_dim, tokens, page_tokens, size, bits = shape
     each, past = flags
     blocks = -(-tokens // page_tokens)
-    room = np.empty(page_tokens * head_dim, out.dtype)
+    room = np.empty(ROWS * head_dim, out.dtype)
     least, step = np.empty(head_dim, np.float32), np.empty(head_dim, np.float32)
     item = take(work)
     while item < work[2]:
         layer, first = item // blocks, item % blocks * page_tokens
-        run = min(page_tokens, tokens - first)
+        page, run = np.int64(table[layer, item % blocks]), min(page_tokens, tokens - first)
+        coming = np.int64(table[layer, min(item % blocks + 1, blocks - 1)])
         for head in range(heads):
-            matrix = np.int64(table[layer, item % blocks]) * heads + head
-            code = matrix * page_tokens * head_dim * bits // 8
+            matrix, width = page * heads + head, page_tokens * head_dim * bits // 8
+            code = matrix * width
+            prefetch(keys, (coming * heads + head) * width, width)
+            prefetch(values, (coming * heads + head) * width, width)
             convert_row(key_ranges, 2 * matrix * head_dim, least, 0, head_dim)
             convert_row(key_ranges, (2 * matrix + 1) * head_dim, step, 0, head_dim)
-            _keys(keys, code, run, head_dim, bits, least, step, cosine, sine, first if each else 0, each, room)
-            _place(room, run, first, head, heads, head_dim, size, out, out_table[layer, 0], past)
-            _values(values, code, run, head_dim, bits, value_ranges, 2 * matrix * page_tokens, page_tokens, room)
-            _place(room, run, first, head, heads, head_dim, size, out, out_table[layer, 1], past)
+            t = 0
+            while t < run:
+                # Tokens of the page that go to one page.
+                count = min(run - t, size - (first + t) % size)
+                to = segment(out_table[layer, 0], first + t, head, heads, size) * head_dim
+                angle = (first + t) * head_dim // 2 if each else 0
+                begin = code + t * head_dim * bits // 8
+                _keys(keys, begin, count, head_dim, bits, least, step, cosine, sine, angle, each, room, out, to, past)
+                to = segment(out_table[layer, 1], first + t, head, heads, size) * head_dim
+                at = 2 * matrix * page_tokens + t
+                _values(values, begin, count, head_dim, bits, value_ranges, at, page_tokens, room, out, to, past)
+                t += count
         finish(work)
         item = take(work)
 
@@ -90,18 +105,24 @@ def _keys(
     step: Floats,
     cosine: Floats,
     sine: Floats,
-    angle_row: int,
+    angle: int,
     each: bool,
     room: Words,
+    out: Words,
+    to: int,
+    past: bool,
 ) -> None:
-    """Decode and turn the keys of one head of a page."""
+    """Decode and turn keys of one head, from ``at`` on, and write them to ``to``."""
     half = head_dim // 2
-    for t in range(run):
-        angle, to = (angle_row + t) * half if each else 0, t * head_dim
-        if bits == 8:
-            keys_row_8(codes, at + to, least, step, cosine, sine, angle, room, to, half)
-        else:
-            keys_row_4(codes, at + t * half, least, step, cosine, sine, angle, room, to, half)
+    for first in range(0, run, ROWS):
+        rows = min(ROWS, run - first)
+        for t in range(first, first + rows):
+            here, turn = (t - first) * head_dim, angle + t * half if each else 0
+            if bits == 8:
+                keys_row_8(codes, at + t * head_dim, least, step, cosine, sine, turn, room, here, half)
+            else:
+                keys_row_4(codes, at + t * half, least, step, cosine, sine, turn, room, here, half)
+        copy(address(out, to + first * head_dim), address(room, 0), rows * head_dim * out.itemsize, past)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -115,35 +136,19 @@ def _values(
     ranges_at: int,
     page_tokens: int,
     room: Words,
-) -> None:
-    """Decode the values of one head of a page."""
-    half = head_dim // 2
-    for t in range(run):
-        least, step = widen(ranges[ranges_at + t]), widen(ranges[ranges_at + page_tokens + t])
-        if bits == 8:
-            values_row_8(codes, at + t * head_dim, least, step, room, t * head_dim, half)
-        else:
-            values_row_4(codes, at + t * half, least, step, room, t * head_dim, half)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _place(
-    room: Words,
-    run: int,
-    first: int,
-    head: int,
-    heads: int,
-    head_dim: int,
-    size: int,
     out: Words,
-    pages: NDArray[np.int32],
+    to: int,
     past: bool,
 ) -> None:
-    """Copy decoded tokens to the pages they belong to."""
-    t = 0
-    while t < run:
-        slot = (first + t) % size
-        count = min(run - t, size - slot)
-        to = ((np.int64(pages[(first + t) // size]) * heads + head) * size + slot) * head_dim
-        copy(address(out, to), address(room, t * head_dim), count * head_dim * out.itemsize, past)
-        t += count
+    """Decode values of one head likewise."""
+    half = head_dim // 2
+    for first in range(0, run, ROWS):
+        rows = min(ROWS, run - first)
+        for t in range(first, first + rows):
+            least, step = widen(ranges[ranges_at + t]), widen(ranges[ranges_at + page_tokens + t])
+            here = (t - first) * head_dim
+            if bits == 8:
+                values_row_8(codes, at + t * head_dim, least, step, room, here, half)
+            else:
+                values_row_4(codes, at + t * half, least, step, room, here, half)
+        copy(address(out, to + first * head_dim), address(room, 0), rows * head_dim * out.itemsize, past)

@@ -26,6 +26,7 @@ def run(operation: str, function: str, leading: torch.Tensor, *arguments: Any) -
     warning. Compiling comes before anything is written, so that nothing is done twice.
     """
     form = "gpu" if leading.is_cuda else "cpu" if leading.device.type == "cpu" else "reference"
+    form = "reference" if operation in _failed and form == "cpu" else form
     implementation = _implementation(operation, function, form)
     if form != "cpu":
         return implementation(*arguments)
@@ -33,6 +34,7 @@ def run(operation: str, function: str, leading: torch.Tensor, *arguments: Any) -
         return implementation(*arguments)
     except _compiler_errors() as error:
         _warn(f"numba cannot compile {operation} here ({type(error).__name__})")
+        _failed.add(operation)
         return _implementation(operation, function, "reference")(*arguments)
 
 
@@ -54,10 +56,10 @@ def _implementation(operation: str, function: str, form: str) -> Callable[..., A
         form = "reference"
     try:
         module = importlib.import_module(f"memos_kernels.{operation}.{form}")
-    except ImportError as error:  # such as numba beside a NumPy that is too new for it
+    except (ImportError, RuntimeError) as error:  # numba beside a NumPy too new for it, or with no folder for its cache
         if form == "reference":
             raise
-        _warn(f"{compiler} cannot be imported ({error})")
+        _warn(f"{compiler} cannot be used ({error})")
         module = importlib.import_module(f"memos_kernels.{operation}.reference")
     found: Callable[..., Any] = getattr(module, function)
     return found
@@ -72,6 +74,8 @@ def _compiler_errors() -> tuple[type[Exception], ...]:
     return (NumbaError,)
 
 
+#: Operations that numba could not compile.
+_failed: set[str] = set()
 _warned: set[str] = set()
 
 

@@ -14,6 +14,8 @@ from memos_kernels.rows import axpys_1, axpys_4, convert_row, dots_1, dots_4
 from memos_kernels.simd import prefetch, words
 from memos_kernels.threads import Work, finish, launch, take
 
+#: How many rank rows ahead memory is asked for: enough to keep it busy.
+AHEAD = 12
 #: Uses, and tokens, in a piece of work.
 RUN = 8
 
@@ -24,25 +26,30 @@ Words = NDArray[Any]
 
 def lora_shrink(x: torch.Tensor, pool: torch.Tensor, down: RankRows, plan: LoraPlan) -> torch.Tensor:
     """See :func:`memos_kernels.lora.lora_shrink`."""
-    _check(down.starts.numpy(), down.slots.numpy(), pool.shape[0], plan.adapters.numpy(), plan.offsets.numpy())
+    slots, starts, adapters, offsets = _arrays(down, plan)
+    _check(starts, slots, pool.shape[0], adapters, offsets)
     y = torch.empty(plan.ranks)
-    width = pool.shape[1]
+    cost = plan.ranks * x.shape[1] * pool.element_size()
     launch(
-        _shrink, -(-plan.tokens.shape[0] // RUN), plan.ranks * x.shape[1] * pool.element_size(), words(x.float()),
-        words(pool), down.slots.numpy(), down.starts.numpy(), plan.tokens.numpy(), plan.adapters.numpy(),
-        plan.offsets.numpy(), width, y.numpy(),
+        _shrink, -(-plan.tokens.shape[0] // RUN), cost, words(x.float()), words(pool), slots, starts,
+        plan.tokens.numpy(), adapters, offsets, pool.shape[1], y.numpy(),
     )  # fmt: skip
     return y
 
 
 def lora_expand(y: torch.Tensor, pool: torch.Tensor, up: RankRows, plan: LoraPlan, out: torch.Tensor) -> None:
     """See :func:`memos_kernels.lora.lora_expand`."""
-    _check(up.starts.numpy(), up.slots.numpy(), pool.shape[0], plan.adapters.numpy(), plan.offsets.numpy())
+    slots, starts, adapters, offsets = _arrays(up, plan)
+    _check(starts, slots, pool.shape[0], adapters, offsets)
+    cost = plan.ranks * out.shape[1] * pool.element_size()
     launch(
-        _expand, -(-out.shape[0] // RUN), plan.ranks * out.shape[1] * pool.element_size(), y.numpy(), words(pool),
-        up.slots.numpy(), up.starts.numpy(), plan.adapters.numpy(), plan.weights.numpy(), plan.offsets.numpy(),
-        plan.by_token.numpy(), plan.token_starts.numpy(), pool.shape[1], words(out),
+        _expand, -(-out.shape[0] // RUN), cost, y.numpy(), words(pool), slots, starts, adapters, plan.weights.numpy(),
+        offsets, plan.by_token.numpy(), plan.token_starts.numpy(), pool.shape[1], words(out),
     )  # fmt: skip
+
+
+def _arrays(rows: RankRows, plan: LoraPlan) -> tuple[Ints, Ints, Ints, Ints]:
+    return rows.slots.numpy(), rows.starts.numpy(), plan.adapters.numpy(), plan.offsets.numpy()
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -64,8 +71,8 @@ def _check(starts: Ints, slots: NDArray[np.int32], pages: int, adapters: Ints, o
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _places(pool: Words, slots: Ints, row: int, chunk: int, width: int) -> tuple[Any, Any, Any, Any]:
-    """Return where four rank rows have a chunk; ask for that of the four rows after them, if there are any."""
-    for ahead in range(row + 4, min(row + 8, len(slots))):
+    """Return where four rank rows have a chunk; ask for that of four rows some way after them, if there are any."""
+    for ahead in range(row + AHEAD, min(row + AHEAD + 4, len(slots))):
         prefetch(pool, np.int64(slots[ahead, chunk]) * width, width)
     return (
         np.int64(slots[row, chunk]) * width,

@@ -87,7 +87,7 @@ def quantise_pages(
 
     Raises:
         ValueError: shapes, dtypes or devices that do not fit, a table that names pages outside the pool, or values
-            beyond the range of float16.
+            beyond the range of float16 (found while writing: the pages hold nonsense then).
     """
     checks.floating("the cache", cache)
     checks.shaped("the cache", cache, (None, 2, into.keys.shape[1], None, into.key_ranges.shape[3]))

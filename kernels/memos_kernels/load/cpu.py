@@ -74,8 +74,7 @@ def _load(
         for head in range(heads):
             matrix, width = page * heads + head, page_tokens * head_dim * bits // 8
             code = matrix * width
-            prefetch(keys, (coming * heads + head) * width, width)
-            prefetch(values, (coming * heads + head) * width, width)
+            ahead = (coming * heads + head) * width
             convert_row(key_ranges, 2 * matrix * head_dim, least, 0, head_dim)
             convert_row(key_ranges, (2 * matrix + 1) * head_dim, step, 0, head_dim)
             t = 0
@@ -85,10 +84,27 @@ def _load(
                 to = segment(out_table[layer, 0], first + t, head, heads, size) * head_dim
                 angle = (first + t) * head_dim // 2 if each else 0
                 begin = code + t * head_dim * bits // 8
-                _keys(keys, begin, count, head_dim, bits, least, step, cosine, sine, angle, each, room, out, to, past)
+                _keys(
+                    keys,
+                    begin,
+                    count,
+                    head_dim,
+                    bits,
+                    least,
+                    step,
+                    cosine,
+                    sine,
+                    angle,
+                    each,
+                    room,
+                    out,
+                    to,
+                    past,
+                    ahead,
+                )
                 to = segment(out_table[layer, 1], first + t, head, heads, size) * head_dim
                 at = 2 * matrix * page_tokens + t
-                _values(values, begin, count, head_dim, bits, value_ranges, at, page_tokens, room, out, to, past)
+                _values(values, begin, count, head_dim, bits, value_ranges, at, page_tokens, room, out, to, past, ahead)
                 t += count
         finish(work)
         item = take(work)
@@ -111,11 +127,13 @@ def _keys(
     out: Words,
     to: int,
     past: bool,
+    ahead: int,
 ) -> None:
-    """Decode and turn keys of one head, from ``at`` on, and write them to ``to``."""
-    half = head_dim // 2
+    """Decode and turn keys of one head, from ``at`` on, write them to ``to``, and ask for those at ``ahead``."""
+    half, width = head_dim // 2, head_dim * bits // 8
     for first in range(0, run, ROWS):
         rows = min(ROWS, run - first)
+        prefetch(codes, ahead + first * width, rows * width)
         for t in range(first, first + rows):
             here, turn = (t - first) * head_dim, angle + t * half if each else 0
             if bits == 8:
@@ -139,11 +157,13 @@ def _values(
     out: Words,
     to: int,
     past: bool,
+    ahead: int,
 ) -> None:
     """Decode values of one head likewise."""
-    half = head_dim // 2
+    half, width = head_dim // 2, head_dim * bits // 8
     for first in range(0, run, ROWS):
         rows = min(ROWS, run - first)
+        prefetch(codes, ahead + first * width, rows * width)
         for t in range(first, first + rows):
             least, step = widen(ranges[ranges_at + t]), widen(ranges[ranges_at + page_tokens + t])
             here = (t - first) * head_dim

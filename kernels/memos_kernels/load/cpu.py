@@ -17,7 +17,7 @@ from memos_kernels.simd import address, copy, prefetch, widen, words
 from memos_kernels.threads import Work, finish, launch, take
 
 #: Tokens decoded before they are streamed away: few, so that the next are decoded while those still leave.
-ROWS = 4
+ROWS = 16
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]

@@ -1,14 +1,13 @@
 """Choosing the form of an operation: Triton for CUDA tensors, numba for the CPU, plain PyTorch where those are missing.
 
 Every operation is a package with up to three modules of the same functions: ``reference`` (float32 maths, the oracle),
-``cpu`` and ``gpu``. ``MEMOS_KERNELS=reference`` in the environment rules the other two out.
+``cpu`` and ``gpu``. :func:`use_reference` rules the other two out.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 FORMS = ("reference", "cpu", "gpu")
+_ruled_out: set[str] = set()
 
 
 def run(operation: str, function: str, leading: torch.Tensor, *arguments: Any) -> Any:
@@ -38,20 +38,24 @@ def run(operation: str, function: str, leading: torch.Tensor, *arguments: Any) -
         return _implementation(operation, function, "reference")(*arguments)
 
 
+def use_reference() -> None:
+    """Run everything as plain PyTorch from now on, such as to find out whether a kernel is to blame."""
+    _ruled_out.update(("cpu", "gpu"))
+    _implementation.cache_clear()
+
+
 def available(form: str) -> bool:
     """Return whether a form can be used here at all: its compiler is installed and not ruled out."""
     if form == "reference":
         return True
-    if os.environ.get("MEMOS_KERNELS") == "reference":
-        return False
-    return importlib.util.find_spec("numba" if form == "cpu" else "triton") is not None
+    return form not in _ruled_out and importlib.util.find_spec("numba" if form == "cpu" else "triton") is not None
 
 
 @lru_cache(maxsize=256)
 def _implementation(operation: str, function: str, form: str) -> Callable[..., Any]:
     compiler = "numba" if form == "cpu" else "triton"
     if not available(form):
-        if os.environ.get("MEMOS_KERNELS") != "reference":
+        if form not in _ruled_out:
             _warn(f"{compiler} is not installed")
         form = "reference"
     try:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -59,11 +58,10 @@ PLAIN = """
 def python(tmp_path: Path) -> Callable[..., str]:
     """Run a script in a process of its own and return what it wrote; it must succeed."""
 
-    def run(*parts: str, environment: Mapping[str, str] | None = None) -> str:
+    def run(*parts: str) -> str:
         script = "\n".join(dedent(part) for part in parts)
         done = subprocess.run(
             [sys.executable, "-c", script],
-            env=os.environ | (environment or {}),
             cwd=tmp_path,
             capture_output=True,
             text=True,
@@ -80,8 +78,9 @@ def test_import_needs_no_compiler(python: Callable[..., str]) -> None:
     python("import sys, memos_kernels", NO_MODULES)
 
 
-def test_reference_is_taken_where_the_environment_says_so(python: Callable[..., str]) -> None:
-    python(ALL_OPERATIONS.replace("EXPECTED", "0"), NO_MODULES, environment={"MEMOS_KERNELS": "reference"})
+def test_reference_is_taken_where_it_is_asked_for(python: Callable[..., str]) -> None:
+    ask = "from memos_kernels.dispatch import use_reference\nuse_reference()"
+    python(ask, ALL_OPERATIONS.replace("EXPECTED", "0"), NO_MODULES)
 
 
 def test_numba_is_taken_without_a_word(python: Callable[..., str]) -> None:

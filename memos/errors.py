@@ -7,6 +7,9 @@
     │   ├── ImportRefused         422  import-refused      a malformed line under --strict
     │   ├── ModelUnsupported      422  model-unsupported   a model this runtime would run wrongly
     │   ├── BundleRefused         422  bundle-refused      too small, or longer than the model can read
+    │   ├── AdapterRefused        422  adapter-refused     another model's, too high a rank, damaged
+    │   ├── TrainingRefused       422  training-refused    nothing to train on
+    │   ├── GateRefused           422  gate-refused        trained, but not fit to be served
     │   └── PromptTooLong         422  prompt-too-long     does not fit the context window
     ├── NotFound                  404  not-found
     ├── Conflict                  409  conflict
@@ -105,6 +108,24 @@ class BundleRefused(InvalidInput):
     """A bundle too small to be worth a KV file, or longer than the model can read."""
 
     code = "bundle-refused"
+
+
+class AdapterRefused(InvalidInput):
+    """An adapter that cannot be used here: of another model, over the rank limit, damaged, or not finite."""
+
+    code = "adapter-refused"
+
+
+class TrainingRefused(InvalidInput):
+    """Memories that leave nothing to train on."""
+
+    code = "training-refused"
+
+
+class GateRefused(InvalidInput):
+    """A trained payload that does not know its facts, or changed too much else: it is never served."""
+
+    code = "gate-refused"
 
 
 class PromptTooLong(InvalidInput):

@@ -30,6 +30,12 @@ class ModelIdentity:
     adapter: str = BASE
 
     @property
+    def base(self) -> str:
+        """Hex SHA-256 of configuration, weights and tokenizer: the model that an adapter is made for, at any dtype."""
+        parts = {"config": dict(self.config), "weights": self.weights, "tokenizer": self.tokenizer}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    @property
     def fingerprint(self) -> str:
         """Hex SHA-256 over the canonical JSON of all fields and the container version (design §6)."""
         parts = {

@@ -1,7 +1,8 @@
 """The errors a memory call can raise: the server's tree, mirrored by problem code.
 
 MemosError
-├── InvalidInput ── InvalidText, InvalidFilter, ImportRefused, ModelUnsupported, BundleRefused, PromptTooLong
+├── InvalidInput ── InvalidText, InvalidFilter, ImportRefused, ModelUnsupported, BundleRefused, AdapterRefused,
+│                    TrainingRefused, GateRefused, PromptTooLong
 ├── NotFound
 ├── Conflict ── VersionConflict, IllegalTransition, IdempotencyConflict, EmbedderMismatch
 ├── StoreError ── StoreInUse, StoreTooNew, StoreFull, StoreUnavailable, StoreClosed, EmbedderUnavailable,
@@ -71,6 +72,24 @@ class BundleRefused(InvalidInput):
     """A bundle too small to be worth a KV file, or longer than the model can read."""
 
     code = "bundle-refused"
+
+
+class AdapterRefused(InvalidInput):
+    """An adapter that cannot be used: of another model, over the rank limit, damaged, or not finite."""
+
+    code = "adapter-refused"
+
+
+class TrainingRefused(InvalidInput):
+    """Memories that leave nothing to train on."""
+
+    code = "training-refused"
+
+
+class GateRefused(InvalidInput):
+    """A trained adapter that does not know its facts, or changed too much else."""
+
+    code = "gate-refused"
 
 
 class PromptTooLong(InvalidInput):

@@ -62,7 +62,7 @@ class Adapter:
             head = [layer, projection, list(one.down.shape), list(one.up.shape), str(one.down.dtype), one.scaling]
             whole.update(json.dumps(head).encode())
             for tensor in (one.down, one.up):
-                whole.update(tensor.contiguous().view(torch.uint8).numpy())
+                whole.update(memoryview(tensor.contiguous().view(torch.uint8).numpy()))  # type: ignore[arg-type]
         return whole.hexdigest()
 
     @property

@@ -6,8 +6,9 @@ load          dequantise, rotate and gather int4 and int8 pages to bfloat16, 4,0
               2 N, and against the same in eager PyTorch
 decode        64 sequences of 512 tokens, against the fastest form of torch's SDPA on contiguous padded K/V
 prefill       16 rows behind 2,048 tokens in 30 layers, against torch's flash attention on contiguous K/V
-lora          shrink + expand of one 576 × 576 projection, 64 and 2,000 distinct adapters of rank 8, cold (modules are
-              cycled that do not fit the caches together), against a bmm on contiguous adapters and PEFT's loop
+lora          all adapters of one 576 × 576 projection, 64 and 2,000 distinct ones of rank 8, in shuffled pages of 16
+              slots as a model serves them, cold (modules are cycled that do not fit the caches together), against the
+              kernels lora_shrink + lora_expand with every slot elsewhere, a bmm on contiguous adapters and PEFT's loop
 compile       the first call of everything, with an empty cache on disk and with a full one
 """
 
@@ -31,6 +32,7 @@ from memos_kernels import (
     LoraPlan,
     QuantisedPages,
     RankRows,
+    apply_adapters,
     delta_angles,
     dequant_rotate_gather,
     gather_pages,
@@ -44,7 +46,8 @@ from memos_kernels import (
     scatter_pages,
 )
 from memos_kernels.load.reference import dequant_rotate_gather as eager_load
-from memos_kernels.workloads import random_tensor, shuffled_table
+from memos_kernels.memory import huge_tensor
+from memos_kernels.workloads import adapter_step, random_tensor, shuffled_table
 
 LAYERS, HEADS, KV_HEADS, HEAD_DIM, HIDDEN, WIDTH, RANK = 30, 9, 3, 64, 576, 192, 8
 SCALING = HEAD_DIM**-0.5
@@ -204,21 +207,26 @@ def _prefill(report: Report, dtype: torch.dtype, rounds: int) -> None:
 
 
 class Module:
-    """One projection's adapters: rank rows in shuffled pages, and the same contiguous."""
+    """One projection's adapters: in shuffled pages, in slots shuffled one by one, and contiguous."""
 
     def __init__(self, adapters: int, seed: int) -> None:
         chunks = HIDDEN // WIDTH
+        uses = [[(adapter, 1.0)] for adapter in range(adapters)]
+        self.pool, self.step, _ = adapter_step([[RANK]] * adapters, [(chunks, chunks)], WIDTH, uses, order=seed)
         rows = adapters * RANK
-        self.pool = random_tensor((2 * rows * chunks, WIDTH), seed=seed)
+        self.slots = huge_tensor((2 * rows * chunks, WIDTH), torch.float32).normal_()
         pages = shuffled_table(2 * rows, chunks, seed)
         starts = torch.arange(0, rows + 1, RANK, dtype=torch.int32)
         self.down, self.up = RankRows(pages[:rows].clone(), starts), RankRows(pages[rows:].clone(), starts)
-        self.a = random_tensor((adapters, RANK, HIDDEN), seed=seed)
-        self.b = random_tensor((adapters, RANK, HIDDEN), seed=seed + 1)
+        self.a, self.b = huge_tensor((2, adapters, RANK, HIDDEN), torch.float32).normal_()
 
-    def paged(self, x: torch.Tensor, plan: LoraPlan, out: torch.Tensor) -> None:
-        """Add what the adapters say, through the kernels."""
-        lora_expand(lora_shrink(x, self.pool, self.down, plan), self.pool, self.up, plan, out)
+    def paged(self, x: torch.Tensor, out: torch.Tensor) -> None:
+        """Add what the adapters say, as a model serves them."""
+        apply_adapters(x, self.pool, self.step, 0, out)
+
+    def apart(self, x: torch.Tensor, plan: LoraPlan, out: torch.Tensor) -> None:
+        """The same by two kernels."""
+        lora_expand(lora_shrink(x, self.slots, self.down, plan), self.slots, self.up, plan, out)
 
     def bmm(self, x: torch.Tensor, out: torch.Tensor) -> None:
         """The same with one adapter per token, in order, contiguous."""
@@ -234,22 +242,26 @@ def _lora(report: Report, adapters: int, modules: int, rounds: int) -> None:
 
     def paged() -> None:
         for module in cycle:
-            module.paged(x, plan, out)
+            module.paged(x, out)
+
+    def apart() -> None:
+        for module in cycle:
+            module.apart(x, plan, out)
 
     def bmm() -> None:
         for module in cycle:
             module.bmm(x, out)
 
-    block = random_tensor((max(1, 240 // modules), 131_072 * modules))
-    arms: dict[str, Arm] = {"ours": paged, "bmm": bmm, "read": lambda: block.sum()}
+    block = huge_tensor((max(1, 240 // modules), 131_072 * modules), torch.float32).normal_()
+    arms: dict[str, Arm] = {"ours": paged, "shrink_expand": apart, "bmm": bmm, "read": lambda: block.sum()}
     peft = _peft(adapters, modules) if adapters == 64 else None
     if peft is not None:
         arms |= {"peft": lambda: peft[0](x), "base": lambda: peft[1](x)}
     spent = timed(arms, rounds)
     bandwidth = block.nbytes / spent["read"]
     each = {name: value / modules for name, value in spent.items() if name != "read"}
-    share = cycle[0].pool.nbytes / each["ours"] / bandwidth
-    row = {name: each.get(name) for name in ("ours", "bmm")}
+    share = adapters * RANK * 2 * HIDDEN * 4 / each["ours"] / bandwidth
+    row = {name: each.get(name) for name in ("ours", "shrink_expand", "bmm")}
     row["peft"] = each["peft"] - each["base"] if peft is not None else None
     _row(report, "lora", adapters=adapters, modules=modules, **_milliseconds(row), share_of_read_bandwidth=share)
     report.figures[f"lora_{adapters}_ms"] = each["ours"]

@@ -9,6 +9,7 @@ table* (int32) says which page holds which block of tokens. A contiguous ``[head
 page, so every operation works on both.
 """
 
+from memos_kernels.adapters import AdapterStep, apply_adapters
 from memos_kernels.attention import paged_attention_decode, paged_attention_prefill
 from memos_kernels.load import dequant_rotate_gather
 from memos_kernels.lora import LoraPlan, RankRows, lora_expand, lora_shrink, plan_lora
@@ -19,10 +20,12 @@ from memos_kernels.rotate import delta_angles, rotate_keys
 from memos_kernels.scores import token_scores
 
 __all__ = [
+    "AdapterStep",
     "ErrorStatistics",
     "LoraPlan",
     "QuantisedPages",
     "RankRows",
+    "apply_adapters",
     "combine_lse",
     "delta_angles",
     "dequant_rotate_gather",

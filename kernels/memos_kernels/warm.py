@@ -12,6 +12,7 @@ import torch
 
 from memos_kernels import (
     QuantisedPages,
+    apply_adapters,
     combine_lse,
     dequant_rotate_gather,
     gather_pages,
@@ -27,6 +28,7 @@ from memos_kernels import (
 )
 from memos_kernels.lora.plan import RankRows
 from memos_kernels.quantise import no_turn
+from memos_kernels.workloads import adapter_step
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TOKENS, HEAD_DIM = 1024, 64
@@ -48,6 +50,8 @@ def warm(dtype: torch.dtype) -> None:
     tokens, slots = torch.zeros(16, 4096, dtype=dtype), torch.zeros(32, 4096, dtype=dtype)
     plan = plan_lora([[(token % 2, 1.0)] for token in range(16)], rows.starts)
     lora_expand(lora_shrink(tokens, slots, rows, plan), slots, rows, plan, tokens)
+    pool, step, _ = adapter_step([[16]], [(1, 1)], 4096, [[(0, 1.0)]] * 16, dtype)
+    apply_adapters(tokens, pool, step, 0, tokens.clone())
 
 
 def _attend(pool: torch.Tensor, pages: torch.Tensor) -> None:

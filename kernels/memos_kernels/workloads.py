@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from memos_kernels.adapters import AdapterStep, layout_of
 from memos_kernels.checks import blocks_of
 from memos_kernels.lora import RankRows
+from memos_kernels.memory import huge_tensor
 
 POPULARITY = ("identical", "distinct", "uniform", "zipf", "skewed")
 
@@ -144,3 +146,43 @@ def rank_rows(
     pool[slots.long()] = rows.view(total, chunks, width)
     starts = torch.tensor([0, *np.cumsum(ranks)], dtype=torch.int32)
     return pool, RankRows(slots, starts), list(rows.split(list(ranks)))
+
+
+Matrices = list[list[tuple[torch.Tensor, torch.Tensor]]]
+
+
+def adapter_step(
+    ranks: Sequence[Sequence[int]],
+    chunks: Sequence[tuple[int, int]],
+    width: int,
+    uses: Sequence[Sequence[tuple[int, float]]],
+    dtype: torch.dtype = torch.float32,
+    *,
+    page_slots: int = 16,
+    seed: int = 0,
+    order: int = 0,
+) -> tuple[torch.Tensor, AdapterStep, Matrices]:
+    """Return a pool, the step of adapters of ``ranks`` (``[adapters][modules]``) in it, and their matrices A and B.
+
+    Pages stand in random order (the seed ``order``) with one more among them; slots that nothing fills are no numbers.
+    """
+    table, shape = np.array(ranks, np.int32), np.array(chunks, np.int32)
+    layouts = [layout_of(row, shape) for row in table]
+    blocks = -(-max(int(starts[-1]) for _, starts in layouts) // page_slots)
+    pages = shuffled_table(len(table), blocks, order, spare=1).numpy()
+    places = np.zeros((*table.shape, max(places.shape[1] for places, _ in layouts)), np.int32)
+    for adapter, (own, _) in enumerate(layouts):
+        places[adapter, :, : own.shape[1]] = own
+    pool = huge_tensor(((pages.size + 1) * page_slots, width), dtype).fill_(float("nan"))
+    step = AdapterStep(pages, places, table, shape, page_slots, uses)
+    matrices: Matrices = []
+    for adapter, row in enumerate(table):
+        matrices.append([])
+        for module, (inward, outward) in enumerate(chunks):
+            key = (seed * 1000 + adapter) * 1000 + module
+            a = random_tensor((int(row[module]), inward * width), dtype, 2 * key)
+            b = random_tensor((int(row[module]), outward * width), dtype, 2 * key + 1)
+            for side, rows in ((0, a), (1, b)):
+                pool[step.slots(adapter, module, side).ravel()] = rows.view(-1, width)
+            matrices[-1].append((a, b.t()))
+    return pool, step, matrices

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 
 from memos_kernels import checks
@@ -29,21 +31,40 @@ def apply_adapters(x: torch.Tensor, pool: torch.Tensor, step: AdapterStep, modul
     Raises:
         ValueError: shapes, dtypes or devices that do not fit, or pages outside the pool.
     """
-    _check(x, pool, step, module, out)
+    if not _fits(x, pool, step, module, out):
+        _refuse(x, pool, step, module, out)
     if step.work[module]:
         run("adapters", "apply_adapters", out, x, pool, step, module, out)
 
 
-def _check(x: torch.Tensor, pool: torch.Tensor, step: AdapterStep, module: int, out: torch.Tensor) -> None:
-    if not 0 <= module < len(step.chunks):
-        raise ValueError(f"module {module} is none of {len(step.chunks)}")
+def _fits(x: torch.Tensor, pool: torch.Tensor, step: AdapterStep, module: int, out: torch.Tensor) -> bool:
+    """Return whether a kernel may run: a call takes some microseconds, of which this is to be few."""
+    if not 0 <= module < len(step.widths) or pool.dim() != 2:
+        return False
+    (inward, outward), width = step.widths[module], pool.shape[1]
+    return (
+        x.shape == (step.tokens, inward * width)
+        and out.shape == (step.tokens, outward * width)
+        and x.dtype == pool.dtype == out.dtype
+        and x.dtype in checks.FLOATS
+        and x.device == pool.device == out.device
+        and x.is_contiguous()
+        and pool.is_contiguous()
+        and out.is_contiguous()
+        and step.pool_pages * step.page_slots <= pool.shape[0]
+    )
+
+
+def _refuse(x: torch.Tensor, pool: torch.Tensor, step: AdapterStep, module: int, out: torch.Tensor) -> NoReturn:
+    """Say what does not fit."""
+    if not 0 <= module < len(step.widths):
+        raise ValueError(f"module {module} is none of {len(step.widths)}")
     checks.floating("x", x)
     checks.shaped("the pool", pool, (None, None))
-    inward, outward = (int(chunks) * pool.shape[1] for chunks in step.chunks[module])
+    inward, outward = (chunks * pool.shape[1] for chunks in step.widths[module])
     checks.shaped("x", x, (step.tokens, inward))
     checks.shaped("out", out, (step.tokens, outward))
+    checks.same_device(x=x, pool=pool, out=out)
     if not pool.dtype == x.dtype == out.dtype:
         raise ValueError(f"x is {x.dtype}, the pool {pool.dtype} and out {out.dtype}; they must be the same")
-    if step.pool_pages * step.page_slots > pool.shape[0]:
-        raise ValueError(f"the adapters lie in pages outside the pool of {pool.shape[0] // step.page_slots}")
-    checks.same_device(x=x, pool=pool, out=out)
+    raise ValueError(f"the adapters lie in pages outside the pool of {pool.shape[0] // step.page_slots}")

@@ -63,17 +63,16 @@ class AdapterStep:
         self.starts = np.cumsum([0, *map(len, uses)], dtype=np.int32)
         self.adapters = np.array([adapter for adapter, _ in flat], np.int32)
         self.weights = np.array([weight for _, weight in flat], np.float32)
+        #: The number of packed tokens.
+        self.tokens = len(uses)
         self._uses = uses
         self._check()
+        #: ``chunks`` as numbers.
+        self.widths: list[list[int]] = chunks.tolist()
         #: Pages that the pool must have.
         self.pool_pages = int(pages.max(initial=-1)) + 1
         #: Rank rows that the tokens use of each module: what a call costs, times its widths.
         self.work = ranks[self.adapters].sum(0, dtype=np.int64)
-
-    @property
-    def tokens(self) -> int:
-        """The number of packed tokens."""
-        return len(self.starts) - 1
 
     def module(self, index: int) -> tuple[RankRows, RankRows, LoraPlan]:
         """Return a module's rows of A, columns of B and plan, for the kernels that take it apart."""

@@ -1,31 +1,22 @@
 """Attention over packed tokens: rows of many sequences in one ``[1, T]`` forward, each seeing its own cache.
 
-A sequence's keys and values lie in two parts: a shared prefix, and room of its own that ends with this forward's rows.
-Each is attended by itself, as a pool of one page, and the results are merged by their log-sum-exp, which is exact; so
-the parts are never copied together.
+Keys and values lie in pages of the pool, which one kernel call a layer attends for all sequences. A prefix lies in
+memory of its own, as a pool of one page; all rows behind it attend it together, and both results are merged by their
+log-sum-exp, which is exact. Nothing is ever copied together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from memos.runtime.sequence import Sequence
-from memos_kernels import combine_lse, paged_attention_prefill
+from memos.runtime.batch import Batch, Group
+from memos_kernels import combine_lse, paged_attention_decode, paged_attention_prefill
 
 #: The name of this attention in transformers' ``AttentionInterface``. No mask function is registered under it, for
 #: which transformers makes no mask.
 ATTENTION = "memos_packed"
-
-
-class Part(NamedTuple):
-    """Rows ``first .. first + tokens - 1`` of a packed forward: the next tokens of a sequence."""
-
-    sequence: Sequence
-    first: int
-    tokens: int
 
 
 def packed_attention(
@@ -35,10 +26,10 @@ def packed_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float,
-    packed: Many[Part] = (),
+    packed: Batch,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Store the keys and values of every part in its sequence and attend.
+    """Store the keys and values of every row in its page and attend.
 
     Args:
         module: the attention layer; its ``layer_idx`` names the cache.
@@ -47,19 +38,20 @@ def packed_attention(
         value: ``[1, kv_heads, T, head_dim]``.
         attention_mask: always None.
         scaling: factor of the scores.
-        packed: what the rows are, in order.
+        packed: what the rows are.
 
     Returns:
         ``[1, T, heads, head_dim]`` and None for the weights.
     """
     layer = int(module.layer_idx)  # type: ignore[arg-type]
-    rows = query[0].transpose(0, 1).contiguous()
-    outputs = []
-    for sequence, first, tokens in packed:
-        span = slice(first, first + tokens)
-        keys, values = sequence.store(layer, key[0, :, span], value[0, :, span])
-        outputs.append(_attend(sequence, layer, rows[span], keys, values, scaling))
-    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).unsqueeze(0), None
+    pool = packed.pool.kv
+    for side, rows in enumerate((key, value)):
+        pool[packed.pages[layer, side], :, packed.places] = rows[0].transpose(0, 1)
+    query = query[0].transpose(0, 1).contiguous()
+    out, lse = _own(packed, layer, query, scaling)
+    for group in packed.groups:
+        out = _behind(packed, group, layer, query, out, lse, scaling)
+    return out.unsqueeze(0), None
 
 
 def register() -> None:
@@ -69,17 +61,41 @@ def register() -> None:
     AttentionInterface.register(ATTENTION, packed_attention)
 
 
-def _attend(
-    sequence: Sequence, layer: int, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
+def _own(packed: Batch, layer: int, query: torch.Tensor, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attend from all rows to the pages of their sequences; return ``[T, heads, D]`` and lse ``[T, heads]``."""
+    pool, results = packed.pool.kv, []
+    if packed.single is not None:
+        rows, those, _ = packed.single
+        tables = packed.table[layer, those], packed.lengths[those]
+        results.append(paged_attention_decode(query[rows], pool, pool, *tables, scaling=scaling))
+    if packed.many is not None:
+        rows, those, starts = packed.many
+        tables = packed.table[layer, those], packed.lengths[those]
+        results.append(paged_attention_prefill(query[rows], starts, pool, pool, *tables, scaling=scaling, causal=True))
+    if len(results) == 1:
+        return results[0]
+    out, lse = (torch.cat(parts) for parts in zip(*results, strict=True))
+    return out, lse
+
+
+def _behind(
+    packed: Batch,
+    group: Group,
+    layer: int,
+    query: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    scaling: float,
 ) -> torch.Tensor:
-    """Return the output of one sequence's new rows ``[n, heads, head_dim]``."""
-    length = sequence.cached - sequence.reused + len(query)
-    own = attend_page(query, keys, values, length, scaling, causal=True)
-    shared = sequence.shared(layer)
-    if shared is None:
-        return own[0]
-    prefix = attend_page(query, *shared, shared[0].shape[1], scaling, causal=False)
-    return combine_lse([prefix[0], own[0]], [prefix[1], own[1]])[0]
+    """Merge what the rows of a group see of their prefix into ``out``."""
+    keys, values = group.sequence.prefix_layer(layer, query.device)
+    if group.rows is None:
+        prefix = attend_page(query, keys, values, keys.shape[1], scaling, causal=False)
+        return combine_lse([prefix[0], out], [prefix[1], lse])[0]
+    rows = group.rows
+    prefix = attend_page(query[rows], keys, values, keys.shape[1], scaling, causal=False)
+    out[rows] = combine_lse([prefix[0], out[rows]], [prefix[1], lse[rows]])[0]
+    return out
 
 
 def attend_page(

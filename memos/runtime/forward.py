@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
-
 import torch
 
-from memos.runtime.attention import Part
+from memos.runtime.batch import Batch
+from memos.runtime.hooks import running
 from memos.runtime.loading import LoadedModel
 
 
 @torch.inference_mode()
-def hidden_states(loaded: LoadedModel, parts: Many[Part]) -> torch.Tensor:
+def hidden_states(loaded: LoadedModel, batch: Batch) -> torch.Tensor:
     """Run the next tokens of some sequences, writing their caches.
 
     Returns the last hidden states ``[T, hidden]``. The sequences are not advanced: until they are, running the same
     parts again writes the same places.
     """
-    tokens: list[int] = []
-    positions: list[int] = []
-    for sequence, _, count in parts:
-        tokens += sequence.tokens[sequence.cached : sequence.cached + count]
-        positions += range(sequence.cached, sequence.cached + count)
-    output = loaded.model.base_model(
-        input_ids=torch.tensor([tokens], device=loaded.device),
-        position_ids=torch.tensor([positions], device=loaded.device),
-        use_cache=False,
-        packed=parts,
-    )
+    with running(batch):
+        output = loaded.model.base_model(
+            input_ids=torch.tensor([batch.tokens], device=loaded.device),
+            position_ids=torch.tensor([batch.positions], device=loaded.device),
+            use_cache=False,
+            packed=batch,
+        )
     hidden: torch.Tensor = output.last_hidden_state[0]
     return hidden
 

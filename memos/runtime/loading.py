@@ -19,6 +19,7 @@ from memos.runtime import bundled
 from memos.runtime.attention import ATTENTION, register
 from memos.runtime.families import check_family, check_supported, shape_of
 from memos.runtime.gguf_file import GGUFFile
+from memos.runtime.hooks import install
 from memos.runtime.identity import identity_of
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ def _finish(
     device: torch.device,
 ) -> LoadedModel:
     config = model.config
+    install(model)
     return LoadedModel(
         name=name,
         model=model.eval().requires_grad_(False).to(device),

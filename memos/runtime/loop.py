@@ -1,7 +1,10 @@
 """The loop: schedule -> run -> postprocess, over the tokens of all requests at once (continuous batching).
 
-There is no thread of its own. Whoever waits for text runs the next step for everybody, one caller at a time; the
-others sleep until there is something for them. A step that fails touches no state, so the next caller runs it again.
+Requests of the bare model, of adapters of any ranks, one or several in a request, behind loaded caches, cartridges or
+prompts that others computed: one forward runs them all.
+
+There is no thread of its own. Whoever waits for text runs the next step for everybody, one caller at a time; the others
+sleep until there is something for them. A step that fails touches no state, so the next caller runs it again.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 
 import torch
@@ -17,18 +20,21 @@ import torch
 from memos.activation.kv import KVBlock, KVSource
 from memos.activation.miss import KVMiss
 from memos.errors import StoreClosed
-from memos.runtime.attention import Part
+from memos.runtime.admission import Admission, PoolUse
+from memos.runtime.batch import Batch
 from memos.runtime.forward import hidden_states, logits_of
 from memos.runtime.loading import LoadedModel
-from memos.runtime.request import Answer, Generated, Job, Request, check_tokens
+from memos.runtime.packing import Modules, projections
+from memos.runtime.pool import PagePool, PageShape
+from memos.runtime.request import Answer, Generated, Job, Prefill, Request, Scoring, check_tokens
+from memos.runtime.scheduler import Scheduler
 from memos.runtime.sequence import Sequence as TokenSequence
+from memos.runtime.uses import AdapterUse
 
 __all__ = ["Generated", "Generation", "Request", "Runtime"]
 
-#: Tokens in one forward: long prompts run in pieces of this size, between which other requests get their tokens.
-STEP_TOKENS = 512
-
-Scheduled = tuple[Job, Part]
+#: Bytes of the page pool, if nobody says otherwise. On the CPU, pages that were never used take no memory.
+POOL_BYTES = 1 << 30
 
 
 class Generation(Iterator[str]):
@@ -61,9 +67,11 @@ class Generation(Iterator[str]):
 class Runtime:
     """Runs one model for any number of threads."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, pool_bytes: int = POOL_BYTES) -> None:
         self._loaded = loaded
-        self._jobs: list[Job] = []
+        shape = PageShape.of(loaded.shape, _widths(loaded))
+        pool = PagePool(shape, max(pool_bytes // shape.bytes, 1), loaded.device)
+        self._scheduler = Scheduler(Admission(pool, Modules.of(loaded.model, loaded.identity.base, shape)))
         self._stepping = False
         self._closed = False
         self._change = threading.Condition()
@@ -85,75 +93,109 @@ class Runtime:
 
         Raises :class:`InvalidInput` and :class:`PromptTooLong`.
         """
-        job = Job(self._sequence(tokens))
-        with closing(self._turns(job)) as turns:
-            deque(turns, maxlen=0)
-        return job.sequence.block()
+        check_tokens(tokens, self._loaded)
+        job = Prefill(tokens, self._loaded)
+        self._finish(job)
+        if job.block is None:
+            raise StoreClosed("the model was closed")
+        return job.block
 
-    def logits(self, tokens: Sequence[int], prefix: KVSource | None = None, *, seam: int = 0) -> torch.Tensor:
+    def logits(
+        self,
+        tokens: Sequence[int],
+        prefix: KVSource | None = None,
+        *,
+        seam: int = 0,
+        adapters: Sequence[AdapterUse] = (),
+    ) -> torch.Tensor:
         """Return float32 logits ``[len(tokens) - prefix.tokens, vocabulary]`` after each token behind the prefix.
 
-        ``seam`` as in :class:`Request`.
+        ``seam`` and ``adapters`` as in :class:`Request`.
         """
-        sequence, rows = self._sequence(tokens, prefix, seam), []
-        while sequence.waiting:
-            part = Part(sequence, 0, sequence.step(STEP_TOKENS))
-            rows.append(logits_of(self._loaded, hidden_states(self._loaded, [part])))
-            sequence.advance(part.tokens)
-        return torch.cat(rows)
+        check_tokens(tokens, self._loaded)
+        sequence = TokenSequence(tokens, self._loaded.shape, prefix=prefix, seam=seam)
+        job = Scoring(sequence, adapters=tuple(adapters))
+        self._finish(job)
+        return torch.cat(job.rows)
+
+    def drop_adapters(self, digests: Iterable[str]) -> None:
+        """Forget adapters and cartridges, and all that was computed with them; requests that run with them finish."""
+        with self._change:
+            self._scheduler.admission.drop(digests)
+
+    @property
+    def pool(self) -> PoolUse:
+        """What the page pool holds."""
+        with self._change:
+            return self._scheduler.admission.use()
 
     @property
     def idle(self) -> bool:
         """Whether no request is running."""
-        return not self._jobs
+        with self._change:
+            return self._scheduler.idle
 
     def close(self) -> None:
         """Refuse every further step: requests that still run raise :class:`StoreClosed`."""
         with self._change:
             self._closed = True
             self._change.notify_all()
+        self._scheduler.admission.ahead.close()
 
     # ------------------------------------------------------------ the loop
 
     def step(self) -> None:
         """Give every running request its next tokens, as far as one forward goes."""
-        batch = self._schedule()
+        scheduled = self._schedule()
+        if scheduled is None:
+            return
+        jobs, batch = scheduled
+        started = time.perf_counter()
         try:
-            logits = self._run(batch)
+            rows, logits = self._run(jobs, batch)
         except KVMiss:
-            _fail_missed(batch)
+            _fail_missed(jobs)
         else:
-            self._postprocess(batch, logits)
+            self._postprocess(jobs, batch, rows, logits, time.perf_counter() - started)
 
-    def _schedule(self) -> list[Scheduled]:
-        """Choose the tokens of the next forward: requests that decode first, then prompts in the order they came."""
+    def _schedule(self) -> tuple[list[Job], Batch] | None:
+        """Let in who may run, and choose the tokens of the next forward."""
         with self._change:
-            active = [job for job in self._jobs if job.active]
-        active.sort(key=lambda job: job.sequence.waiting > 1)
-        batch, used = [], 0
-        for job in active:
-            if count := job.sequence.step(STEP_TOKENS - used):
-                batch.append((job, Part(job.sequence, used, count)))
-                job.clock.ran = job.clock.ran or time.perf_counter()
-                used += count
-        return batch
+            self._scheduler.reap()
+            scheduled = self._scheduler.next_batch()
+        now = time.perf_counter()
+        for job in scheduled[0] if scheduled is not None else ():
+            job.clock.ran = job.clock.ran or now
+        return scheduled
 
-    def _run(self, batch: list[Scheduled]) -> torch.Tensor:
-        """Return the logits of the requests whose last known token ran, in their order."""
-        hidden = hidden_states(self._loaded, [part for _, part in batch])
-        last = [part.first + part.tokens - 1 for job, part in batch if job.completed_by(part.tokens)]
-        return logits_of(self._loaded, hidden[last]) if last else hidden[:0]
+    def _run(self, jobs: list[Job], batch: Batch) -> tuple[list[int], torch.Tensor]:
+        """Return how many rows of logits each job wants, and those rows, job by job."""
+        hidden = hidden_states(self._loaded, batch)
+        counts = [job.wanted(part.tokens) for job, part in zip(jobs, batch.parts, strict=True)]
+        rows = [
+            row
+            for part, count in zip(batch.parts, counts, strict=True)
+            for row in range(part.first + part.tokens - count, part.first + part.tokens)
+        ]
+        if not rows:
+            return counts, hidden[:0].float().cpu()
+        return counts, logits_of(self._loaded, hidden if len(rows) == len(hidden) else hidden[rows])
 
-    def _postprocess(self, batch: list[Scheduled], logits: torch.Tensor) -> None:
+    def _postprocess(
+        self, jobs: list[Job], batch: Batch, counts: list[int], logits: torch.Tensor, seconds: float
+    ) -> None:
         """Count what was cached, choose tokens, end what is complete."""
-        rows = iter(logits)
-        for job, part in batch:
-            row = next(rows) if job.completed_by(part.tokens) else None
+        choices, first = logits.argmax(-1).tolist() if len(logits) else [], 0
+        for job, part, count in zip(jobs, batch.parts, counts, strict=True):
             job.sequence.advance(part.tokens)
-            if row is not None:
-                job.accept(row)
-            elif not job.sequence.waiting:
+            if count and job.active:
+                job.accept(logits[first : first + count], choices[first + count - 1])
+            first += count
+            if job.active and not job.sequence.waiting:
+                job.complete(batch.pool)
                 job.end()
+        with self._change:
+            self._scheduler.ran(jobs, batch, seconds)
 
     # ------------------------------------------------------------ turns
 
@@ -163,10 +205,14 @@ class Runtime:
                 while answer.pieces:
                     yield answer.pieces.popleft()
 
+    def _finish(self, job: Job) -> None:
+        with closing(self._turns(job)) as turns:
+            deque(turns, maxlen=0)
+
     def _turns(self, job: Job) -> Generator[None, None, None]:
         """Enrol a job; yield whenever it has news, until it is done. Leaving early cancels it."""
         with self._change:
-            self._jobs.append(job)
+            self._scheduler.enrol(job)
         try:
             done = False
             while not done:
@@ -176,9 +222,10 @@ class Runtime:
                 done = job.done  # read before the caller takes its pieces, so that none can come in between
                 yield
         finally:
-            with self._change:
-                self._jobs.remove(job)
             job.end()
+            with self._change:
+                if not self._stepping:  # else a forward may be writing its pages: it is taken out after that
+                    self._scheduler.leave(job)
 
     def _await_news(self, job: Job) -> None:
         """Run steps, or sleep while another caller does, until there is something for ``job``."""
@@ -201,13 +248,14 @@ class Runtime:
             self._stepping = True
             return True
 
-    def _sequence(self, tokens: Sequence[int], prefix: KVSource | None = None, seam: int = 0) -> TokenSequence:
-        check_tokens(tokens, self._loaded)
-        return TokenSequence(tokens, self._loaded.shape, self._loaded.device, prefix=prefix, seam=seam)
+
+def _widths(loaded: LoadedModel) -> list[int]:
+    """Return the widths of all rows that an adapter of the model can have."""
+    return sorted({width for one in projections(loaded.model) for width in (one.in_features, one.out_features)})
 
 
-def _fail_missed(batch: list[Scheduled]) -> None:
+def _fail_missed(jobs: list[Job]) -> None:
     """End the requests whose prefix could not be read; the others lost a step."""
-    for job, part in batch:
-        if part.sequence.miss is not None:
-            job.error = part.sequence.miss
+    for job in jobs:
+        if job.sequence.miss is not None:
+            job.error = job.sequence.miss

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from memos.activation.kv import KVSource
+from memos.activation.kv import KVBlock, KVSource
 from memos.errors import InvalidInput, MemosError, PromptTooLong
 from memos.runtime.loading import LoadedModel
+from memos.runtime.pool import PagePool
+from memos.runtime.prompts import block_keys
+from memos.runtime.residents import Resident
 from memos.runtime.sampling import Sampler, Sampling
 from memos.runtime.sequence import Sequence
 from memos.runtime.text import TextStream
+from memos.runtime.uses import AdapterUse, Cartridge
+from memos_kernels import gather_pages
 
 GREEDY = Sampling()
 
@@ -26,6 +33,10 @@ class Request:
     ``prefix`` is the cache of the first ``prefix.tokens`` tokens, which the caller vouches for. The answer ends with a
     token that ends a text, before one of the ``stop`` strings, or after ``max_tokens``. ``seam`` is where a
     prefix would have ended that has to be computed instead (:class:`~memos.runtime.sequence.Sequence`).
+
+    ``adapters`` are added to the model for this request alone; ``cartridge`` stands for the first tokens, which are
+    fillers. ``share`` lets the request read what others of the same ``owner`` computed for an equal beginning. Owners
+    get even shares of the model when it is busy.
     """
 
     tokens: tuple[int, ...]
@@ -34,6 +45,15 @@ class Request:
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
     seam: int = 0
+    adapters: tuple[AdapterUse, ...] = ()
+    cartridge: Cartridge | None = None
+    owner: str = ""
+    share: bool = True
+
+    @property
+    def may_be_cut(self) -> bool:
+        """Whether an adapter may be served with fewer ranks, for which nobody else may read its cache."""
+        return any(use.least_rank is not None for use in self.adapters)
 
     def check(self, loaded: LoadedModel) -> None:
         """Raise :class:`InvalidInput`, or :class:`PromptTooLong` where no room is left for an answer."""
@@ -46,6 +66,14 @@ class Request:
             raise InvalidInput(f"max_tokens must be at least 1, not {self.max_tokens}")
         if not all(self.stop):
             raise InvalidInput("stop strings must not be empty")
+        if not all(math.isfinite(use.weight) for use in self.adapters):
+            raise InvalidInput("the weights of adapters must be finite")
+        if self.cartridge is not None and self.prefix is not None:
+            raise InvalidInput("a prompt begins with a cartridge or with a loaded cache, not with both")
+        if self.cartridge is not None and not 0 < self.cartridge.tokens < len(self.tokens):
+            raise InvalidInput(
+                f"a prompt of {len(self.tokens)} tokens must go on after {self.cartridge.tokens} fillers"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +109,31 @@ class Clock:
 class Job:
     """A sequence in the loop, done when its cache is full."""
 
-    def __init__(self, sequence: Sequence) -> None:
+    def __init__(
+        self,
+        sequence: Sequence,
+        *,
+        owner: str = "",
+        adapters: tuple[AdapterUse, ...] = (),
+        cartridge: Cartridge | None = None,
+        share: bool = False,
+    ) -> None:
         self.sequence = sequence
+        self.owner = owner
+        self.adapters = adapters
+        self.cartridge = cartridge
+        #: Digests of all that its cache depends on, besides its tokens.
+        self.made_with = frozenset(use.digest for use in adapters) | ({cartridge.digest} if cartridge else set())
         self.clock = Clock()
         self.error: Exception | None = None
         self.done = False
+        root = (owner, *(f"{use.digest} {use.weight!r}" for use in adapters), cartridge.digest if cartridge else "")
+        #: Keys of the blocks of its prompt, if it shares them with others.
+        self.blocks = block_keys(sequence.tokens, root) if share else []
+        #: What it holds in the pool while it runs: one entry for each of ``adapters``, and whatever it shares.
+        self.residents: list[Resident] = []
+        self.loras: list[Resident] = []
+        self.admitted = False
 
     @property
     def active(self) -> bool:
@@ -97,16 +145,52 @@ class Job:
         """Whether its caller has something to take."""
         return not self.active
 
-    def completed_by(self, count: int) -> bool:
-        """Whether its next token can be chosen, and is wanted, once ``count`` more tokens ran."""
-        return False
+    def wanted(self, count: int) -> int:
+        """Return of how many of the last of its next ``count`` rows it wants logits."""
+        return 0
 
-    def accept(self, logits: torch.Tensor) -> None:
-        """Choose the next token."""
+    def accept(self, logits: torch.Tensor, choice: int) -> None:
+        """Take the float32 logits ``[wanted, vocabulary]``, the likeliest token of the last row with them."""
+
+    def complete(self, pool: PagePool) -> None:
+        """Take what is wanted of the full cache, before its pages are given back."""
 
     def end(self) -> None:
         """Run nothing more for it."""
         self.done, self.clock.ended = True, self.clock.ended or time.perf_counter()
+
+
+class Prefill(Job):
+    """A sequence whose cache is what is wanted."""
+
+    def __init__(self, tokens: Many[int], loaded: LoadedModel) -> None:
+        super().__init__(Sequence(tokens, loaded.shape))
+        self._shape = loaded.shape
+        self.block: KVBlock | None = None
+
+    def complete(self, pool: PagePool) -> None:
+        """Copy the cache out of the pages."""
+        sequence = self.sequence
+        data = self._shape.empty(len(sequence.tokens), pool.slots.device)
+        table = torch.from_numpy(sequence.pages.reshape(-1, sequence.pages.shape[2])).to(data.device)
+        gather_pages(pool.kv, table, data.flatten(0, 1))
+        self.block = KVBlock(self._shape, data.cpu())
+
+
+class Scoring(Job):
+    """A sequence of which the logits after every token are wanted."""
+
+    def __init__(self, sequence: Sequence, **how: Any) -> None:
+        super().__init__(sequence, **how)
+        self.rows: list[torch.Tensor] = []
+
+    def wanted(self, count: int) -> int:
+        """All of them."""
+        return count
+
+    def accept(self, logits: torch.Tensor, choice: int) -> None:
+        """Keep the rows."""
+        self.rows.append(logits)
 
 
 class Answer(Job):
@@ -116,17 +200,15 @@ class Answer(Job):
         self._prompt = len(request.tokens)
         self._room = min(request.max_tokens, loaded.context_window - self._prompt)
         super().__init__(
-            Sequence(
-                request.tokens,
-                loaded.shape,
-                loaded.device,
-                prefix=request.prefix,
-                growth=self._room,
-                seam=request.seam,
-            )
+            Sequence(request.tokens, loaded.shape, prefix=request.prefix, growth=self._room - 1, seam=request.seam),
+            owner=request.owner,
+            adapters=request.adapters,
+            cartridge=request.cartridge,
+            share=request.share and request.prefix is None and not request.seam and not request.may_be_cut,
         )
         self.pieces: deque[str] = deque()
         self._finish_reason = "cancelled"
+        self._greedy = request.sampling.temperature == 0
         self._sampler = Sampler(request.sampling)
         self._stream = TextStream(loaded.tokenizer, request.stop)
         self._eos = loaded.eos_ids
@@ -137,16 +219,16 @@ class Answer(Job):
         """Whether there is text to take, or nothing more will come."""
         return bool(self.pieces) or super().news
 
-    def completed_by(self, count: int) -> bool:
-        """Whether ``count`` is all that waits."""
-        return self.sequence.waiting == count
+    def wanted(self, count: int) -> int:
+        """The last row, once all that waits has run."""
+        return int(self.sequence.waiting == count)
 
-    def accept(self, logits: torch.Tensor) -> None:
-        """Choose the next token from float32 logits ``[vocabulary]``; end if it ends the answer."""
-        if not logits.isfinite().all():
+    def accept(self, logits: torch.Tensor, choice: int) -> None:
+        """Choose the next token; end if it ends the answer."""
+        if not logits[0, choice].isfinite():
             self.error = MemosError("the model computed values that are not finite: use float32 or bfloat16")
             return
-        token = self._sampler.choose(logits)
+        token = choice if self._greedy else self._sampler.choose(logits[0])
         self.clock.first = self.clock.first or time.perf_counter()
         if token in self._eos:
             self._finish("stop")

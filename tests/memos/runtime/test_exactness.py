@@ -11,11 +11,12 @@ import torch
 from memos.activation.kv import KVBlock, KVShape
 from memos.activation.miss import KVMiss
 from memos.errors import InvalidInput, PromptTooLong
-from memos.runtime import loop
-from memos.runtime.attention import Part
+from memos.runtime import scheduler
+from memos.runtime.batch import Batch, order
 from memos.runtime.forward import hidden_states, logits_of
 from memos.runtime.loading import LoadedModel
 from memos.runtime.loop import Request, Runtime
+from memos.runtime.pool import PagePool, PageShape
 from memos.runtime.sequence import Sequence
 
 Reference = Callable[[list[int]], torch.Tensor]
@@ -33,14 +34,15 @@ def test_packed_batch_equals_separate_forwards(
 ) -> None:
     prefix = runtime.prefill(tokens[:32])
     prompts = [(tokens[:40], prefix), (tokens[3:20], None), (tokens[5:6], None), (tokens[:33], prefix)]
-    sequences = [Sequence(prompt, loaded.shape, loaded.device, prefix=kv) for prompt, kv in prompts]
-    parts, first = [], 0
+    pool = PagePool(PageShape.of(loaded.shape, [loaded.model.config.hidden_size]), 2000, loaded.device)
+    sequences = [Sequence(prompt, loaded.shape, prefix=kv) for prompt, kv in prompts]
     for sequence in sequences:
-        parts.append(Part(sequence, first, sequence.waiting))
-        first += sequence.waiting
-    logits = logits_of(loaded, hidden_states(loaded, parts))
-    for (prompt, _), part in zip(prompts, parts, strict=True):
-        want = reference(prompt)[-part.tokens :]
+        pages = pool.take(sequence.blocks * pool.shape.block_pages)
+        sequence.begin(pages.reshape(loaded.shape.layers, 2, -1), 0)
+    batch = Batch(pool, order([(sequence, sequence.waiting) for sequence in sequences]))
+    logits = logits_of(loaded, hidden_states(loaded, batch))
+    for part in batch.parts:
+        want = reference(part.sequence.tokens)[-part.tokens :]
         assert (logits[part.first : part.first + part.tokens] - want).abs().max() <= MOST
 
 
@@ -55,7 +57,7 @@ def test_prefix_equals_recompute(runtime: Runtime, reference: Reference, tokens:
 def test_prompt_in_pieces_equals_whole(
     runtime: Runtime, reference: Reference, tokens: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "STEP_TOKENS", 7)
+    monkeypatch.setattr(scheduler, "STEP_TOKENS", 7)
     prefix = runtime.prefill(tokens[:20])
     assert (runtime.logits(tokens, prefix) - reference(tokens)[20:]).abs().max() <= MOST
 

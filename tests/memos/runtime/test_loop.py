@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from memos.errors import InvalidInput, StoreClosed
-from memos.runtime import loop
-from memos.runtime.attention import Part
+from memos.runtime import loop, scheduler
+from memos.runtime.batch import Batch
 from memos.runtime.chat import ChatFormat
 from memos.runtime.forward import hidden_states
 from memos.runtime.loading import LoadedModel
@@ -75,9 +75,9 @@ def test_threads_share_steps_and_get_what_they_get_alone(
     alone = [runtime.generate(request).finish().text for request in requests]
     sizes: list[int] = []
 
-    def counted(loaded: LoadedModel, parts: list[Part]) -> object:
-        sizes.append(len(parts))
-        return hidden_states(loaded, parts)
+    def counted(loaded: LoadedModel, batch: Batch) -> object:
+        sizes.append(len(batch.parts))
+        return hidden_states(loaded, batch)
 
     monkeypatch.setattr(loop, "hidden_states", counted)
     together: dict[int, Generated] = {}
@@ -123,7 +123,7 @@ def test_dropped_stream_is_cancelled(runtime: Runtime, prompts: list[tuple[int, 
 def test_long_prefill_lets_others_speak(
     runtime: Runtime, loaded: LoadedModel, prompts: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "STEP_TOKENS", 64)
+    monkeypatch.setattr(scheduler, "BESIDE_TOKENS", 64)
     speaking = runtime.generate(Request(prompts[0], max_tokens=10))
     next(speaking)
     long = tuple(range(100, 356))

@@ -77,4 +77,9 @@ class Adapter:
 
     def sorted(self) -> Iterator[tuple[tuple[int, str], Factors]]:
         """Yield the factors layer by layer, in the order of :data:`PROJECTIONS`."""
-        yield from sorted(self.factors.items(), key=lambda item: (item[0][0], PROJECTIONS.index(item[0][1])))
+        yield from sorted(self.factors.items(), key=lambda item: (item[0][0], _place(item[0][1])))
+
+
+def _place(projection: str) -> tuple[int, str]:
+    """Return what sorts projections as they run, unknown ones last."""
+    return PROJECTIONS.index(projection) if projection in PROJECTIONS else len(PROJECTIONS), projection

@@ -65,7 +65,8 @@ class Admission:
 
     def check(self, job: Job) -> None:
         """Raise :class:`InvalidInput` for a job that the pool could not hold if it were empty."""
-        self._check_pages(job.sequence.blocks * self.pool.shape.block_pages)
+        if (pages := job.sequence.blocks * self.pool.shape.block_pages) > self.pool.pages:
+            raise self._too_large(pages)
 
     def prepare(self, job: Job) -> None:
         """Begin to read what a waiting job will need."""
@@ -91,8 +92,10 @@ class Admission:
                 return False
         shared = self._shared(job)
         self.residents.hold(shared)  # before room is made, so that it is not made of these
-        plan = self._plan(job, readings, shared)
-        if plan is None or not self.residents.make_room(sum(plan)):
+        plan = self._plan(job, readings, len(_blocks(shared)))
+        if sum(plan) > self.pool.pages:
+            job.error = self._too_large(sum(plan))
+        if job.error is not None or not self.residents.make_room(sum(plan)):
             self.residents.let_go(shared)
             return False
         job.residents = shared
@@ -113,9 +116,9 @@ class Admission:
         """Let others share the whole blocks of a prompt that ran."""
         sequence = job.sequence
         whole = min(len(job.blocks), sequence.paged // PAGE_TOKENS)
-        if not whole or self.residents.find(job.blocks[whole - 1]) is not None:
+        if whole <= job.first_own_block or self.residents.find(job.blocks[whole - 1]) is not None:
             return
-        for at in range(whole):
+        for at in range(job.first_own_block, whole):
             if self.residents.find(job.blocks[at]) is None:
                 pages = np.ascontiguousarray(sequence.pages[:, :, at])
                 self.pool.share(pages)
@@ -129,6 +132,7 @@ class Admission:
         """Forget adapters and cartridges, and every block that was computed with one."""
         for digest in digests:
             self.residents.drop_made_with(digest)
+            self.ahead.forget(digest)
 
     def measured(self, tokens: int, seconds: float) -> None:
         """Learn what a token of a prompt takes, from forwards of many tokens."""
@@ -163,7 +167,8 @@ class Admission:
         found = [one for use in job.adapters if (one := self._present(use)) is not None]
         cartridge = job.cartridge and self.residents.find(job.cartridge.digest)
         found += [cartridge] if cartridge else []
-        for key in job.blocks[: (len(job.sequence.tokens) - 1) // PAGE_TOKENS]:  # a token has to be left to run
+        last = (len(job.sequence.tokens) - 1) // PAGE_TOKENS  # a token has to be left to run
+        for key in job.blocks[job.first_own_block : last]:
             block = self.residents.find(key)
             if block is None:
                 break
@@ -191,23 +196,17 @@ class Admission:
 
     # ------------------------------------------------------------ room
 
-    def _plan(
-        self, job: Job, readings: dict[str, Future[Packed | KVBlock]], shared: list[Resident]
-    ) -> list[int] | None:
-        """Return how many pages each thing that is read needs, then the sequence; None if they are not to be had.
+    def _plan(self, job: Job, readings: dict[str, Future[Packed | KVBlock]], shared: int) -> list[int]:
+        """Return how many pages each thing that is read needs, and last the sequence, ``shared`` blocks of it there.
 
         Where pages are short, adapters that may be are cut to their first ranks.
         """
         wanted = [self._pages_of(reading.result()) for reading in readings.values()]
-        blocks = sum(isinstance(one.key, bytes) for one in shared)
-        if job.cartridge is not None:
-            blocks = max(blocks, job.cartridge.tokens // PAGE_TOKENS)
-        wanted.append((job.sequence.blocks - blocks) * self.pool.shape.block_pages)
-        self._check_pages(sum(wanted))
-        there = self.pool.free + self.residents.idle_pages
-        if sum(wanted) > there:
-            wanted = self._cut(job, readings, wanted)
-        return wanted if sum(wanted) <= there else None
+        own = job.sequence.blocks - job.first_own_block - shared
+        wanted.append(own * self.pool.shape.block_pages)
+        if sum(wanted) > self.pool.free + self.residents.idle_pages:
+            return self._cut(job, readings, wanted)
+        return wanted
 
     def _cut(self, job: Job, readings: dict[str, Future[Packed | KVBlock]], wanted: list[int]) -> list[int]:
         least = {use.digest: use.least_rank for use in job.adapters}
@@ -223,12 +222,11 @@ class Admission:
             return self.pool.shape.kv_pages(loaded.tokens)
         return -(-len(loaded.run) // self.pool.shape.slots)
 
-    def _check_pages(self, count: int) -> None:
-        if count > self.pool.pages:
-            raise InvalidInput(
-                f"the request needs {count * self.pool.shape.bytes:,} bytes of cache and adapters; the pool has "
-                f"{self.pool.pages * self.pool.shape.bytes:,}: ask for fewer tokens, or set MEMOS_POOL_BYTES higher"
-            )
+    def _too_large(self, count: int) -> InvalidInput:
+        return InvalidInput(
+            f"the request needs {count * self.pool.shape.bytes:,} bytes of cache and adapters; the pool has "
+            f"{self.pool.pages * self.pool.shape.bytes:,}: ask for fewer tokens, or set MEMOS_POOL_BYTES higher"
+        )
 
     # ------------------------------------------------------------ placing
 
@@ -283,16 +281,15 @@ class Admission:
     def _begin(self, job: Job, count: int) -> None:
         """Give the sequence its pages: those it shares first."""
         sequence, shape = job.sequence, self.pool.shape
-        blocks = [one.pages for one in job.residents if isinstance(one.key, bytes)]
         trained = self.residents.find(job.cartridge.digest) if job.cartridge is not None else None
-        tokens = job.cartridge.tokens if job.cartridge is not None else 0
-        if trained is not None and len(blocks) < tokens // PAGE_TOKENS:
-            blocks = [trained.pages[:, :, at] for at in range(tokens // PAGE_TOKENS)]
+        blocks = [trained.pages[:, :, at] for at in range(job.first_own_block)] if trained is not None else []
+        blocks += [one.pages for one in _blocks(job.residents)]
         shared = np.stack(blocks, -1) if blocks else np.zeros((shape.kv.layers, 2, 0), np.int32)
         self.pool.share(shared)
         own = self.pool.take(count).reshape(shape.kv.layers, 2, -1)
-        known = max(tokens, len(blocks) * PAGE_TOKENS)
-        if trained is not None and known > len(blocks) * PAGE_TOKENS:
+        known = len(blocks) * PAGE_TOKENS
+        if job.cartridge is not None and trained is not None and job.cartridge.tokens > known:
+            known = job.cartridge.tokens
             self._copy(trained.pages[:, :, len(blocks)], own[:, :, 0])
         sequence.begin(np.concatenate([shared, own], -1), known)
 
@@ -304,3 +301,8 @@ class Admission:
 
 def _table(pages: Pages, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(pages.reshape(-1, pages.shape[2])).to(device)
+
+
+def _blocks(residents: list[Resident]) -> list[Resident]:
+    """Return those of residents that are blocks of a prompt."""
+    return [one for one in residents if isinstance(one.key, bytes)]

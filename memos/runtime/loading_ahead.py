@@ -24,6 +24,11 @@ class LoadingAhead:
     def keep(self, wanted: Collection[Hashable]) -> None:
         """Let go of everything but what is still wanted."""
         for key in [key for key in self._reading if key not in wanted]:
+            self.forget(key)
+
+    def forget(self, key: Hashable) -> None:
+        """Let go of something."""
+        if key in self._reading:
             self._reading.pop(key).cancel()
 
     def close(self) -> None:

@@ -121,7 +121,7 @@ class Runtime:
     def drop_adapters(self, digests: Iterable[str]) -> None:
         """Forget adapters and cartridges, and all that was computed with them; requests that run with them finish."""
         with self._change:
-            self._scheduler.admission.drop(digests)
+            self._scheduler.drop(digests)
 
     @property
     def pool(self) -> PoolUse:

@@ -14,7 +14,7 @@ import torch
 from memos.activation.kv import KVBlock, KVSource
 from memos.errors import InvalidInput, MemosError, PromptTooLong
 from memos.runtime.loading import LoadedModel
-from memos.runtime.pool import PagePool
+from memos.runtime.pool import PAGE_TOKENS, PagePool
 from memos.runtime.prompts import block_keys
 from memos.runtime.residents import Resident
 from memos.runtime.sampling import Sampler, Sampling
@@ -127,6 +127,8 @@ class Job:
         self.clock = Clock()
         self.error: Exception | None = None
         self.done = False
+        #: Blocks of 16 tokens before this one are whole blocks of the cartridge.
+        self.first_own_block = cartridge.tokens // PAGE_TOKENS if cartridge is not None else 0
         root = (owner, *(f"{use.digest} {use.weight!r}" for use in adapters), cartridge.digest if cartridge else "")
         #: Keys of the blocks of its prompt, if it shares them with others.
         self.blocks = block_keys(sequence.tokens, root) if share else []

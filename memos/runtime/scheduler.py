@@ -5,6 +5,8 @@ admit who may run -> a token for each that decodes -> pieces of prompts, as far 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from memos.runtime.admission import Admission, Lora
@@ -63,6 +65,14 @@ class Scheduler:
         jobs = [by_sequence[id(part.sequence)] for part in parts]
         adapters = self._adapters(jobs, [part.tokens for part in parts])
         return jobs, Batch(self.admission.pool, parts, adapters)
+
+    def drop(self, digests: Iterable[str]) -> None:
+        """Forget adapters and cartridges; what runs with them goes on, and nobody shares it."""
+        gone = set(digests)
+        self.admission.drop(gone)
+        for job in self.running:
+            if job.made_with & gone:
+                job.blocks = []
 
     def reap(self) -> None:
         """Take out all jobs that are over."""

@@ -55,13 +55,13 @@ def chat(models: ModelHost) -> ChatFormat:
     return models.serving().format
 
 
-def forward_of(model: PreTrainedModel) -> Reference:
-    """Return transformers' own forward, with its own attention, on the same weights."""
+def forward_of(model: PreTrainedModel, weights: dict[str, torch.Tensor] | None = None) -> Reference:
+    """Return transformers' own forward, with its own attention, on the same weights, or on others."""
     config = deepcopy(model.config)
     config._attn_implementation = "sdpa"
     with torch.device("meta"):
         other = type(model)(config)
-    other.load_state_dict(model.state_dict(), assign=True)
+    other.load_state_dict(weights or model.state_dict(), assign=True)
     inner: Any = other.base_model
     inner.rotary_emb = type(inner.rotary_emb)(config)
     other.eval()
@@ -75,7 +75,7 @@ def forward_of(model: PreTrainedModel) -> Reference:
 
 
 @pytest.fixture(scope="session")
-def plain_forward() -> Callable[[PreTrainedModel], Reference]:
+def plain_forward() -> Callable[..., Reference]:
     """Make a reference of a model."""
     return forward_of
 

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import contextmanager
 
 import torch
 
@@ -87,6 +86,17 @@ class Runtime:
         request.check(self._loaded)
         answer = Answer(request, self._loaded)
         return Generation(answer, self._pieces(answer))
+
+    def answers(self, requests: Sequence[Request]) -> list[Generated]:
+        """Return the answers to many requests, run together.
+
+        Raises as :meth:`generate`: what fails one of them fails all, and cancels the others.
+        """
+        for request in requests:
+            request.check(self._loaded)
+        jobs = [Answer(request, self._loaded) for request in requests]
+        self._finish(*jobs)
+        return [job.result for job in jobs]
 
     def prefill(self, tokens: Sequence[int]) -> KVBlock:
         """Return the cache of tokens from position 0, in the model's dtype and host memory.
@@ -200,42 +210,52 @@ class Runtime:
     # ------------------------------------------------------------ turns
 
     def _pieces(self, answer: Answer) -> Generator[str, None, None]:
-        with closing(self._turns(answer)) as turns:
-            for _ in turns:
+        """Yield what comes, until the answer is done. Leaving early cancels it."""
+        with self._enrolled(answer):
+            done = False
+            while not done:
+                done = self._await_news(answer)
                 while answer.pieces:
                     yield answer.pieces.popleft()
 
-    def _finish(self, job: Job) -> None:
-        with closing(self._turns(job)) as turns:
-            deque(turns, maxlen=0)
+    def _finish(self, *jobs: Job) -> None:
+        """Run jobs to their end, together."""
+        with self._enrolled(*jobs):
+            for job in jobs:
+                while not self._await_news(job):
+                    job.hush()
 
-    def _turns(self, job: Job) -> Generator[None, None, None]:
-        """Enrol a job; yield whenever it has news, until it is done. Leaving early cancels it."""
-        with self._change:
-            self._scheduler.enrol(job)
+    @contextmanager
+    def _enrolled(self, *jobs: Job) -> Iterator[None]:
         try:
-            done = False
-            while not done:
-                self._await_news(job)
-                if job.error is not None:
-                    raise job.error
-                done = job.done  # read before the caller takes its pieces, so that none can come in between
-                yield
-        finally:
-            job.end()
             with self._change:
-                if not self._stepping:  # else a forward may be writing its pages: it is taken out after that
-                    self._scheduler.leave(job)
+                for job in jobs:
+                    self._scheduler.enrol(job)
+            yield
+        finally:
+            for job in jobs:
+                job.end()
+            with self._change:
+                if not self._stepping:  # else a forward may be writing their pages: they are taken out after that
+                    for job in jobs:
+                        self._scheduler.leave(job)
 
-    def _await_news(self, job: Job) -> None:
-        """Run steps, or sleep while another caller does, until there is something for ``job``."""
+    def _await_news(self, job: Job) -> bool:
+        """Run steps, or sleep while another caller does, until there is something for ``job``; return if it is done.
+
+        Raises what its end is an error for.
+        """
         while self._takes_turn(job):
             try:
                 self.step()
             finally:
                 with self._change:
+                    self._scheduler.reap()
                     self._stepping = False
                     self._change.notify_all()
+        if job.error is not None:
+            raise job.error
+        return job.done  # read before its pieces are taken, so that none can come in between
 
     def _takes_turn(self, job: Job) -> bool:
         """Return whether the caller must run the next step, once nobody else does; False when there is news."""

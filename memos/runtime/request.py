@@ -147,6 +147,9 @@ class Job:
         """Whether its caller has something to take."""
         return not self.active
 
+    def hush(self) -> None:
+        """Drop the news: nobody is there to take it before the end."""
+
     def wanted(self, count: int) -> int:
         """Return of how many of the last of its next ``count`` rows it wants logits."""
         return 0
@@ -220,6 +223,10 @@ class Answer(Job):
     def news(self) -> bool:
         """Whether there is text to take, or nothing more will come."""
         return bool(self.pieces) or super().news
+
+    def hush(self) -> None:
+        """Drop the pieces; the result has the text."""
+        self.pieces.clear()
 
     def wanted(self, count: int) -> int:
         """The last row, once all that waits has run."""

@@ -76,7 +76,7 @@ class Scheduler:
 
     def reap(self) -> None:
         """Take out all jobs that are over."""
-        for job in [job for job in self.running if not job.active]:
+        for job in [job for job in (*self.running, *self._queue.fair_order()) if not job.active]:
             self.leave(job)
 
     def ran(self, jobs: list[Job], batch: Batch, seconds: float) -> None:
@@ -87,15 +87,14 @@ class Scheduler:
                 self._queue.charge(job, WRITTEN)
             if job.blocks:
                 self.admission.publish(job)
-        self.reap()
 
     def _admit(self) -> None:
         waiting = [job for _, job in zip(range(LOOK), self._queue.fair_order(), strict=False)]
         for job in waiting[:AHEAD]:
             self.admission.prepare(job)
         for job in waiting:
-            if len(self.running) >= MOST_RUNNING or not job.active:
-                continue
+            if len(self.running) >= MOST_RUNNING:
+                break
             if self.admission.admit(job, wait=not self.running):
                 self._queue.start(job)
                 self._passed.pop(id(job), None)

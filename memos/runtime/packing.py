@@ -91,7 +91,7 @@ def _check(factors: Factors, sizes: NDArray[np.int32], name: str) -> None:
 def _place(factors: Factors, run: NDArray[np.float32], places: NDArray[np.int32]) -> None:
     width = run.shape[1]
     down = factors.down.float().numpy().reshape(-1, width)
-    up = (factors.up.float() * factors.scaling).t().contiguous().numpy().reshape(-1, width)
+    up = np.multiply(factors.up.float().numpy().T, np.float32(factors.scaling), order="C").reshape(-1, width)
     inward, outward = len(down) // factors.rank, len(up) // factors.rank
     for group, at in enumerate(places[: -(-factors.rank // GROUP)].tolist()):
         first, last = group * GROUP, min((group + 1) * GROUP, factors.rank)

@@ -117,7 +117,7 @@ def _ttft(report: Report, loaded: LoadedModel, runtime: Runtime, shelf: Shelf, *
 
     def first(prompt: Sequence[int], prefix: KVSource | None = None) -> float:
         start = time.perf_counter()
-        next(iter(runtime.generate(Request(tuple(prompt), prefix=prefix, max_tokens=1))), None)
+        next(iter(runtime.generate(Request(tuple(prompt), prefix=prefix, max_tokens=1, share=False))), None)
         return (time.perf_counter() - start) * 1e3
 
     def reload(codec: str) -> float:

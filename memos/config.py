@@ -68,4 +68,11 @@ class Settings(BaseSettings):
     kv_bytes: int = Field(10 << 30, ge=0, description="Most disk space for KV files.")
     kv_free_bytes: int = Field(1 << 30, ge=0, description="Free disk space that KV files must leave.")
     kv_host_bytes: int = Field(1 << 30, ge=0, description="Host memory for recently used KV caches.")
+    adapter_bytes: int = Field(
+        10 << 30, ge=0, description="Most disk space for adapters; they leave the free space that KV files leave."
+    )
+    adapter_max_rank: int = Field(256, ge=1, description="Largest rank of an adapter.")
+    pool_bytes: int = Field(
+        1 << 30, ge=1, description="Memory for the KV caches of running requests, adapters and shared prompts."
+    )
     idempotency_hours: int = Field(24, ge=1, description="How long an idempotency key is remembered.")

@@ -3,7 +3,7 @@
 store   check -> embed -> write, one transaction -> the index follows
 recall  understand -> embed -> find -> rank -> fit the budget
 chat    recall -> find a KV file that covers it -> load -> prefill the rest -> decode
-promote bundle -> prefill -> encode -> file -> cube
+promote bundle -> prefill -> encode -> file -> cube, or bundle -> train -> gate -> file -> cube
 forget  delete with all that was derived, one transaction -> files and the index follow -> scrub -> receipt
 """
 
@@ -33,6 +33,8 @@ from memos.errors import InvalidInput, NotFound, StoreClosed, StoreUnavailable
 from memos.ids import is_id
 from memos.llm.chat import Chat
 from memos.llm.messages import ChatReply, check_messages, check_options
+from memos.parametric.listing import AdapterInfo
+from memos.parametric.tier import ParametricTier
 from memos.plaintext.intake import check_batch, check_count, check_text
 from memos.plaintext.reader import NoteReader
 from memos.plaintext.recall import RecallRequest, RecallResult
@@ -41,6 +43,7 @@ from memos.runtime.host import ModelHost
 from memos.schedule.executor import Executor
 from memos.store import namespaces
 from memos.store.database import Database
+from memos.store.derived import RETRAIN, Gone
 from memos.store.jobs import Job, JobRepository
 from memos.store.lock import DirectoryLock
 from memos.store.relay import IndexRelay
@@ -92,13 +95,23 @@ class MemoryOS:
         self.models = models or ModelHost(self.settings)
         self._owns_models = models is None
         self.activation = ActivationTier(self.settings, self.database, self.models)
-        self._writer = NoteWriter(self.database, self._embedder, self.settings, self.activation.discard)
-        self._jobs = Executor(self.database, {"promote": self.activation.run_promotion})
+        self.parametric = ParametricTier(self.settings, self.database, self.models)
+        self.parametric.on_gone.append(self.models.drop_adapters)
+        self._writer = NoteWriter(self.database, self._embedder, self.settings, self._discard)
+        self._jobs = Executor(
+            self.database,
+            {
+                "promote": self.activation.run_promotion,
+                "distil": self.parametric.run_promotion,
+                RETRAIN: self.parametric.run_retraining,
+            },
+        )
         if self.index.local:
             self.relay.recover()
         if self.index.configured:
             self.relay.start()
         self.activation.sweep()
+        self.parametric.sweep()
         self._jobs.recover()
 
     # ------------------------------------------------------------ writing
@@ -219,7 +232,8 @@ class MemoryOS:
         """
         self._check_open()
         asked, how = check_messages(messages), check_options(options, self.settings)
-        return Chat(self._recall, self.models, self.activation, self.settings).answer(scope, asked, how, on_text)
+        chat = Chat(self._recall, self.models, self.activation, self.parametric, self.settings)
+        return chat.answer(scope, asked, how, on_text)
 
     def get(self, tenant: str, cube_id: str, *, user_id: str | None = None) -> MemCube:
         """Return one memory."""
@@ -251,14 +265,29 @@ class MemoryOS:
     # ------------------------------------------------------------ tiers and jobs
 
     def promote(
-        self, tenant: str, cube_ids: object, *, to: str, user_id: str | None = None, codec: str | None = None
+        self,
+        tenant: str,
+        cube_ids: object,
+        *,
+        to: str,
+        user_id: str | None = None,
+        codec: str | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> Job:
-        """Queue a job that makes a cube of a higher tier from memories of one user."""
+        """Queue a job that makes a cube of a higher tier from memories of one user.
+
+        ``codec`` is for ``to="activation"``, ``options`` are those of the training for ``to="parametric"``.
+        """
         self._check_open()
-        scope, payload = self.activation.check_promotion(tenant, cube_ids, to, user_id, codec)
+        if to == Kind.PARAMETRIC.value:
+            task = "distil"
+            scope, payload = self.parametric.check_promotion(tenant, cube_ids, user_id, codec, options)
+        else:
+            task = "promote"
+            scope, payload = self.activation.check_promotion(tenant, cube_ids, to, user_id, codec)
         with self.database.write() as connection:
             namespace = namespaces.open_for_write(connection, scope)
-            job_id = JobRepository(connection, namespace.id).add("promote", payload)
+            job_id = JobRepository(connection, namespace.id).add(task, payload)
         self._jobs.submit(scope, job_id)
         return self.job(tenant, job_id)
 
@@ -294,6 +323,38 @@ class MemoryOS:
         """Write the index of KV files anew from the files alone, and remove what nothing can use."""
         self._check_open()
         return self.activation.rebuild(progress)
+
+    # ------------------------------------------------------------ adapters
+
+    def adapters(self, scope: Scope) -> Sequence[AdapterInfo]:
+        """Return the adapters and cartridges of a namespace, with earlier versions and failed ones, oldest first."""
+        self._check_open()
+        return self.parametric.list(scope)
+
+    def adapter(self, tenant: str, cube_id: str, *, user_id: str | None = None) -> AdapterInfo:
+        """Return one adapter or cartridge."""
+        self._check_open()
+        return self.parametric.show(self._home(tenant, cube_id, user_id), cube_id)
+
+    def export_adapter(self, tenant: str, cube_id: str, path: Path, *, user_id: str | None = None) -> AdapterInfo:
+        """Write an adapter as a PEFT directory, to a new or an empty folder."""
+        self._check_open()
+        return self.parametric.export(self._home(tenant, cube_id, user_id), cube_id, path)
+
+    def import_adapter(self, scope: Scope, path: Path, *, name: str | None = None) -> AdapterInfo:
+        """Register the adapter of a PEFT directory; it is used only where a request names it."""
+        self._check_open()
+        return self.parametric.import_(scope, path, name)
+
+    def remove_adapter(self, tenant: str, cube_id: str, *, user_id: str | None = None) -> DeletionReceipt:
+        """Delete an adapter, a cartridge or the report of one that failed; the memories stay."""
+        self.adapter(tenant, cube_id, user_id=user_id)
+        return self.forget(tenant, cube_id, user_id=user_id)
+
+    def rollback_adapter(self, tenant: str, cube_id: str, *, user_id: str | None = None) -> AdapterInfo:
+        """Publish the version before a published adapter again, or a superseded one itself; return it."""
+        self._check_open()
+        return self.parametric.rollback(self._home(tenant, cube_id, user_id), cube_id)
 
     # ------------------------------------------------------------ moving and mending
 
@@ -342,6 +403,7 @@ class MemoryOS:
         if self._owns_models:
             self.models.close()
         self.activation.close()
+        self.parametric.close()
         self.relay.stop()
         self.index.close()
         self.database.close()
@@ -366,6 +428,17 @@ class MemoryOS:
     def _home(self, tenant: str, cube_id: str, user_id: str | None) -> Scope:
         with self.database.read() as connection:
             return locate(connection, tenant, cube_id, user_id)
+
+    def _discard(self, scope: Scope, gone: Gone) -> tuple[str, ...]:
+        """Carry the end of derived cubes to whatever serves them and to their files; begin what is to be made again."""
+        self.models.forget(scope)
+        kept = {
+            "adapter_files": not self.parametric.discard(gone.adapter_keys, gone.digests),
+            "kv_files": not self.activation.discard(gone.kv_keys),
+        }
+        for job_id in gone.jobs:
+            self._jobs.submit(Scope(tenant=scope.tenant, user_id=scope.user_id), job_id)
+        return tuple(place for place, remains in kept.items() if remains)
 
     def _settle(self, scope: Scope, receipt: DeletionReceipt) -> DeletionReceipt:
         """Carry a deletion to every place outside SQL before saying that it is done."""

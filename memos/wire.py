@@ -38,6 +38,12 @@ class Wire:
             "promote": self._promote,
             "demote": self._demote,
             "job": self._job,
+            "adapters": self._adapters,
+            "adapter": self._adapter,
+            "export_adapter": self._export_adapter,
+            "import_adapter": self._import_adapter,
+            "remove_adapter": self._remove_adapter,
+            "rollback_adapter": self._rollback_adapter,
             "chat": self._chat,
             "export": self._export,
             "import": self._import,
@@ -99,7 +105,7 @@ class Wire:
         return self.engine.forget_all(self._scope(payload)).model_dump()
 
     def _promote(self, payload: Payload) -> Any:
-        options = {"to": payload["to"], "user_id": payload["user_id"], "codec": payload["codec"]}
+        options = {name: payload[name] for name in ("to", "user_id", "codec", "options")}
         return self.engine.promote(self._tenant, payload["ids"], **options).model_dump()
 
     def _demote(self, payload: Payload) -> Any:
@@ -107,6 +113,26 @@ class Wire:
 
     def _job(self, payload: Payload) -> Any:
         return self.engine.job(self._tenant, payload["id"]).model_dump()
+
+    def _adapters(self, payload: Payload) -> Any:
+        return [adapter.model_dump() for adapter in self.engine.adapters(self._scope(payload))]
+
+    def _adapter(self, payload: Payload) -> Any:
+        return self.engine.adapter(self._tenant, payload["id"], user_id=payload["user_id"]).model_dump()
+
+    def _export_adapter(self, payload: Payload) -> Any:
+        path = _folder(payload["path"])
+        return self.engine.export_adapter(self._tenant, payload["id"], path, user_id=payload["user_id"]).model_dump()
+
+    def _import_adapter(self, payload: Payload) -> Any:
+        path = _folder(payload["path"])
+        return self.engine.import_adapter(self._scope(payload), path, name=payload["name"]).model_dump()
+
+    def _remove_adapter(self, payload: Payload) -> Any:
+        return self.engine.remove_adapter(self._tenant, payload["id"], user_id=payload["user_id"]).model_dump()
+
+    def _rollback_adapter(self, payload: Payload) -> Any:
+        return self.engine.rollback_adapter(self._tenant, payload["id"], user_id=payload["user_id"]).model_dump()
 
     def _chat(self, payload: Payload) -> Any:
         return self.engine.chat(self._scope(payload), payload["messages"], **payload["options"]).model_dump()

@@ -25,10 +25,10 @@ SCHEMA, DATABASE, SCOPED = (
     "memos/store/scoped.py",
 )
 STORE = "memos/store/"
-BASE = "ScopedRepository"
+BASES = frozenset({"ScopedRepository", "LineageRepository"})
 #: Look-ups by id alone, beside the base class: whose a cube or job is, which ids are not free, which jobs wait, which
-#: KV files are needed. They return no content.
-LOOKUPS = frozenset({"locate", "taken", "locate_job", "unfinished_jobs", "activation_keys"})
+#: files are needed. They return no content.
+LOOKUPS = frozenset({"locate", "taken", "locate_job", "unfinished_jobs", "activation_keys", "adapter_keys"})
 
 
 def violations(path: str, source: str) -> list[str]:
@@ -114,8 +114,8 @@ def table_methods(tree: ast.AST) -> Iterator[str]:
 def strangers(tree: ast.Module) -> Iterator[str]:
     """Classes that use memory tables without being repositories, and functions that execute on them."""
     for node in tree.body:
-        if isinstance(node, ast.ClassDef) and names_table(node) and BASE not in map(ast.unparse, node.bases):
-            yield f"line {node.lineno}: {node.name} uses memory tables but is no {BASE}"
+        if isinstance(node, ast.ClassDef) and names_table(node) and not BASES & set(map(ast.unparse, node.bases)):
+            yield f"line {node.lineno}: {node.name} uses memory tables but is no repository"
         if isinstance(node, ast.FunctionDef) and names_table(node) and executes(node):
             yield f"line {node.lineno}: {node.name} executes outside a repository"
 

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from memos.cube import MemCube
 from memos.errors import BundleRefused
-from memos.store.activations import Source
+from memos.store.lineage import Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Secrets and keys: what seals a tenant's KV files, and what names them."""
+"""Secrets and keys: what seals a tenant's files, and what names them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TenantSecrets:
                 _create(path)
             self._secret = path.read_bytes()
         except OSError as error:
-            raise StoreUnavailable(f"the KV secret {path} cannot be used: {error.strerror}") from error
+            raise StoreUnavailable(f"the secret {path} cannot be used: {error.strerror}") from error
         if len(self._secret) != _SECRET_BYTES:
             raise StoreUnavailable(f"{path} is no secret of {_SECRET_BYTES} bytes; without it remove all of {root}")
 
@@ -41,7 +41,7 @@ class TenantSecrets:
 
 
 def storage_key(secret: bytes, *parts: str, tokens: Sequence[int]) -> str:
-    """Return the name of a KV file, 64 hex digits: BLAKE2b keyed by a tenant's secret over parts and token ids.
+    """Return the name of a file, 64 hex digits: BLAKE2b keyed by a tenant's secret over parts and token ids.
 
     What two tenants have in common cannot be told from their keys, nor by asking for a key and timing the answer.
     """

@@ -1,4 +1,4 @@
-"""How much room KV files take, and may take. Counted from the disk each time: there is no counter to go wrong."""
+"""How much room files of a tier take, and may take. Counted from the disk: there is no counter to go wrong."""
 
 from __future__ import annotations
 
@@ -25,8 +25,21 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True, slots=True)
+class Words:
+    """What the files of a room are called, and where a reader can make room for more."""
+
+    one: str = "a KV file"
+    many: str = "KV files"
+    cap: str = "MEMOS_KV_BYTES"
+    remove: str = "memos kv rm"
+
+
+KV = Words()
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """A file below the root: a KV file, or the temporary one of a publication."""
+    """A file below the root: a published one, or the temporary one of a publication."""
 
     path: Path
     bytes: int
@@ -35,15 +48,16 @@ class Entry:
 
     @property
     def key(self) -> str:
-        """The storage key a KV file's name says."""
+        """The storage key a published file's name says."""
         return self.path.name.removesuffix(SUFFIX)
 
 
 class Room:
     """The files below a root, a hard cap on their bytes, and the free space they must leave."""
 
-    def __init__(self, root: Path, cap_bytes: int, free_floor_bytes: int) -> None:
+    def __init__(self, root: Path, cap_bytes: int, free_floor_bytes: int, words: Words = KV) -> None:
         self.root = root
+        self._words = words
         self._cap = cap_bytes
         self._floor = free_floor_bytes
 
@@ -54,7 +68,7 @@ class Room:
                 if len(folder.name) == 2 and folder.is_dir(follow_symlinks=False):
                     yield from _entries(folder.path)
         except OSError as error:
-            raise failure(error, self.root) from error
+            raise failure(error, self.root, self._words) from error
 
     def used(self) -> int:
         """Return the bytes of all files, including what is being written."""
@@ -88,7 +102,7 @@ class Room:
                 entries = list(self.entries())
                 stale = [entry.path for entry in entries if entry.temporary and abandoned(entry.path)]
         except OSError as error:
-            raise failure(error, self.root) from error
+            raise failure(error, self.root, self._words) from error
         orphans = [
             entry.path
             for entry in entries
@@ -125,18 +139,22 @@ class Room:
             yield handle, path
 
     def _admit(self, size: int) -> None:
-        used = self.used()
+        """Raise :class:`StoreFull` unless there is room for a file; called with the lock held."""
+        self._check(size, self.used())
+
+    def _check(self, size: int, used: int) -> None:
+        words = self._words
         if used + size > self._cap:
             raise StoreFull(
-                f"KV files take {used:,} of {self._cap:,} bytes and one more needs {size:,}; "
-                f"raise MEMOS_KV_BYTES, or remove some with `memos kv rm`"
+                f"{words.many} take {used:,} of {self._cap:,} bytes and one more needs {size:,}; "
+                f"raise {words.cap}, or remove some with `{words.remove}`"
             )
         disk = os.statvfs(self.root)
         free = disk.f_bavail * disk.f_frsize
         if free - size < self._floor:
             raise StoreFull(
-                f"a KV file of {size:,} bytes would leave less than {self._floor:,} of {free:,} free bytes; "
-                f"make room on the disk, lower MEMOS_KV_FREE_BYTES, or remove KV files with `memos kv rm`"
+                f"{words.one} of {size:,} bytes would leave less than {self._floor:,} of {free:,} free bytes; "
+                f"make room on the disk, lower MEMOS_KV_FREE_BYTES, or remove {words.many} with `{words.remove}`"
             )
 
 
@@ -179,11 +197,11 @@ def abandoned(path: Path) -> bool:
     return True
 
 
-def failure(error: OSError, path: Path) -> StoreError:
+def failure(error: OSError, path: Path, words: Words = KV) -> StoreError:
     """Return the error that a failed write is for a caller."""
     if error.errno in _FULL:
         return StoreFull(
-            f"no space left for KV files in {path}; nothing was stored. Make room on the disk, or remove some with "
-            f"`memos kv rm`"
+            f"no space left for {words.many} in {path}; nothing was stored. Make room on the disk, or remove some with "
+            f"`{words.remove}`"
         )
-    return StoreUnavailable(f"KV files in {path} cannot be written or listed: {error.strerror}")
+    return StoreUnavailable(f"{words.many} in {path} cannot be written or listed: {error.strerror}")

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 from memos.activation.listing import KVFile, RebuildReport
 from memos.activation.room import Room
 from memos.config import AUTO_CODEC, Settings
-from memos.cube import Kind, Scope, check_name
+from memos.cube import Kind, Scope
 from memos.errors import InvalidInput, StoreError
+from memos.plaintext.chosen import chosen
 from memos.plaintext.recall import Hit
 from memos.runtime.host import ModelHost, Serving
 from memos.schedule.executor import Report
 from memos.store import namespaces
 from memos.store.activations import Activation, ActivationRepository
-from memos.store.cubes import CubeRepository
 from memos.store.database import Database
-from memos.store.scoped import activation_keys, locate
+from memos.store.scoped import activation_keys
 
 if TYPE_CHECKING:
     from memos.activation.care import Care
@@ -61,24 +61,11 @@ class ActivationTier:
         self, tenant: str, cube_ids: object, to: str, user_id: str | None, codec: str | None
     ) -> tuple[Scope, dict[str, Any]]:
         """Return whose notes are to be promoted and the payload of the job, or refuse before any work."""
-        check_name(user_id, "user_id")
-        if to == Kind.PARAMETRIC.value:
-            raise InvalidInput("promotion to the parametric tier is not in this version; use to='activation'")
         if to != Kind.ACTIVATION.value:
-            raise InvalidInput(f"to must be 'activation', not {to!r}")
-        ids = _checked_ids(cube_ids)
+            raise InvalidInput(f"to must be 'activation' or 'parametric', not {to!r}")
         if codec is not None and codec != AUTO_CODEC:
             self._check_codec(codec)
-        with self._database.read() as connection:
-            owners = {locate(connection, tenant, cube_id, user_id) for cube_id in ids}
-            if len(owners) > 1:
-                raise InvalidInput("these memories belong to different users; a cube is made from one user's")
-            (scope,) = owners
-            namespace = namespaces.find(connection, scope)
-            notes = CubeRepository(connection, namespace.id).get(ids, scope) if namespace else {}
-        derived = [cube_id for cube_id in ids if cube_id not in notes]
-        if derived:
-            raise InvalidInput(f"{derived[0]!r} is no memory but a cube made from some; promote those")
+        scope, ids = chosen(self._database, tenant, cube_ids, user_id)
         return scope, {"ids": ids, "to": to, "codec": codec or self._settings.kv_codec}
 
     def run_promotion(self, scope: Scope, payload: Mapping[str, Any], report: Report) -> dict[str, Any]:
@@ -203,11 +190,3 @@ class ActivationTier:
         from memos.activation.care import Care
 
         return Care(self._database, self._files, self._publishing)
-
-
-def _checked_ids(given: object) -> list[str]:
-    if isinstance(given, str) or not isinstance(given, Sequence) or not given:
-        raise InvalidInput("promote needs a list of the ids of memories")
-    if not all(isinstance(cube_id, str) for cube_id in given):
-        raise InvalidInput("the ids of memories are strings")
-    return list(dict.fromkeys(given))

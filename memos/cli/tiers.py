@@ -31,12 +31,12 @@ def promote(
     session: Session,
     cube_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Memories of one user, in any order.")],
     *,
-    to: Annotated[str, typer.Option("--to", metavar="TIER", help="`activation`.")] = "activation",
+    to: Annotated[str, typer.Option("--to", metavar="TIER", help="`activation` or `parametric`.")] = "activation",
     codec: Annotated[
         str | None, typer.Option(metavar="NAME", help="How the file is compressed; anything lossy is your choice.")
     ] = None,
 ) -> None:
-    """Keep the KV cache of memories in a file, so that a chat need not compute it again."""
+    """Keep the KV cache of memories in a file, or train an adapter on them, so that a chat need not read them again."""
     with session.engine() as engine, session.progress("promoting") as progress:
         from memos.store.jobs import FINAL  # SQLAlchemy, which `memos --help` does without
 
@@ -135,8 +135,10 @@ def register(app: typer.Typer) -> None:
 def _promoted(error: str | None, cube: MemCube | None) -> RenderableType:
     if cube is None:
         return output.plain(f"not promoted: {error}")
-    size = f"{cube.metadata['tokens']} tokens in {output.megabytes(cube.metadata['bytes'])}"
-    return output.plain(f"made {cube.id}: {size}, codec {cube.metadata['codec']}")
+    size = output.megabytes(cube.metadata["bytes"])
+    if cube.kind == "parametric":
+        return output.plain(f"made {cube.id}: {cube.metadata['payload']} in {size}, {cube.metadata['state']}")
+    return output.plain(f"made {cube.id}: {cube.metadata['tokens']} tokens in {size}, codec {cube.metadata['codec']}")
 
 
 def _answered(reply: ChatReply, *, shown: bool) -> RenderableType:

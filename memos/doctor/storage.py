@@ -69,8 +69,8 @@ def embedder(serving: EmbedderRow | None, configured: Embedder) -> Finding:
 
 
 def sizes(home: Path) -> dict[str, int]:
-    """Return the bytes in a data directory: ``database``, ``log`` (not yet merged into it), ``index`` and ``kv``."""
-    parts = {"database": "memos.db", "log": "memos.db-wal", "index": "chroma", "kv": "kv"}
+    """Return the bytes in a data directory, by part; ``log`` is what is not yet merged into the database."""
+    parts = {"database": "memos.db", "log": "memos.db-wal", "index": "chroma", "kv": "kv", "adapters": "adapters"}
     return {name: _bytes(home / part) for name, part in parts.items()}
 
 

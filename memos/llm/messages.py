@@ -26,6 +26,8 @@ class ChatOptions(Frozen):
     """How to recall and how to decode.
 
     ``temperature`` 0 is greedy. With ``reuse`` false the prompt is the same, but every token of it is computed.
+    ``adapters`` are the cube ids of adapters and cartridges to run with; None leaves the choice to what is recalled.
+    With ``text`` false the memories that these hold are not written into the prompt.
     """
 
     top_k: int = 10
@@ -35,35 +37,39 @@ class ChatOptions(Frozen):
     seed: int | None = Field(None, ge=0, lt=1 << 63)
     stop: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field((), max_length=16)
     reuse: bool = True
+    adapters: tuple[str, ...] | None = Field(None, max_length=16)
+    text: bool = True
 
 
 class Usage(Frozen):
     """Tokens and milliseconds of one reply.
 
-    The prompt's tokens are either ``tokens_reused`` (from a KV file) or ``tokens_recomputed``. ``tokens_missed`` are
-    those of the second kind that a KV file should have brought. ``milliseconds``: ``recall``, ``lookup`` (which cube
-    covers the memories), ``read`` and ``decode`` of its file, ``prefill`` of the rest, ``first_token`` (from the call
-    to the first token) and ``total``.
+    The prompt's tokens are ``tokens_reused`` (from a KV file), ``tokens_shared`` (from an earlier prompt of the user's
+    that began alike and is still in memory) or ``tokens_recomputed``. ``tokens_missed`` are those of the last kind that
+    a KV file should have brought. A cartridge is no part of the prompt. ``milliseconds``: ``recall``, ``lookup`` (which
+    cubes hold the memories), ``read`` and ``decode`` of a KV file, ``prefill`` of the rest, ``first_token`` (from the
+    call to the first token) and ``total``.
     """
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     tokens_reused: int = 0
+    tokens_shared: int = 0
     tokens_recomputed: int = 0
     tokens_missed: int = 0
     milliseconds: dict[str, float] = Field(default_factory=dict)
 
 
 class Miss(Frozen):
-    """A KV file that should have served, and why it did not; its tokens were computed instead."""
+    """A cube that should have served, and why it did not; the text of its memories was computed instead."""
 
     cube_id: str
     reason: str
 
 
 class ChatReply(Frozen):
-    """The answer. ``tiers`` names the cubes in the prompt by the tier that served them."""
+    """The answer. ``tiers`` names the cubes it was made with by the tier that served them."""
 
     text: str
     finish_reason: str

@@ -35,9 +35,9 @@ from memos.plaintext.recall import (
     visible,
 )
 from memos.store import namespaces
-from memos.store.activations import ActivationRepository
 from memos.store.cubes import CubeRepository
 from memos.store.database import Database
+from memos.store.derived import Derived
 from memos.store.embedder_table import EmbedderRow
 from memos.store.namespaces import Namespace
 from memos.store.relay import IndexRelay, serves
@@ -95,8 +95,7 @@ class NoteReader:
         with self._database.read() as connection:
             scope, repository = _locate(connection, tenant, cube_id, user_id)
             note = repository.get([cube_id], scope).get(cube_id)
-            derived = ActivationRepository(connection, repository.namespace_id)
-            cube = note or derived.cube(cube_id, scope)
+            cube = note or Derived(connection, repository.namespace_id).cube(cube_id, scope)
         assert cube is not None  # located in this snapshot
         return cube
 

@@ -22,9 +22,9 @@ from memos.ids import new_id
 from memos.plaintext.analysis import terms
 from memos.plaintext.intake import check_metadata, check_text, speaker_of
 from memos.store import namespaces
-from memos.store.activations import ActivationRepository
 from memos.store.cubes import CubeRepository, Note, cube_from_note
 from memos.store.database import Database
+from memos.store.derived import Derived, Gone
 from memos.store.jobs import JobRepository
 from memos.store.namespaces import Namespace
 from memos.store.records import OUTBOX_KEEP, Audit, Idempotency, Outbox, request_digest
@@ -32,14 +32,14 @@ from memos.store.scoped import locate
 
 _HOUR_US = 3_600_000_000
 
-#: Removes the KV files of these keys; returns whether all of them are gone.
-Discard = Callable[[Sequence[str]], bool]
+#: Carries the end of derived cubes to every place outside SQL; returns the names of places that keep something yet.
+Discard = Callable[[Scope, Gone], tuple[str, ...]]
 
 
 class NoteWriter:
     """Store, update, move and delete plaintext memories.
 
-    What was derived from a note dies in the transaction that changes or deletes it; ``discard`` then removes the files.
+    What was derived from a note dies in the transaction that changes or deletes it; ``discard`` then does the rest.
     """
 
     def __init__(self, database: Database, embedder: ServingEmbedder, settings: Settings, discard: Discard) -> None:
@@ -116,11 +116,10 @@ class NoteWriter:
             _check_version(present, before.version)
             note = replace(note, valid_from=note.created_at)  # an update holds from now on, whenever it first happened
             repository.add_version(present, note, namespace.revision, row.id, "update")
-            stale = ActivationRepository(connection, namespace.id).invalidate([cube_id])
-            detail = {"version": present.version + 1, "activations": len(stale)}
-            Audit(connection, namespace.id).add("update", cube_id, **detail)
+            gone = Derived(connection, namespace.id).invalidate([cube_id], changed=True)
+            Audit(connection, namespace.id).add("update", cube_id, version=present.version + 1, **gone.counts)
             updated = _one(repository, cube_id, scope)
-        self._discard(stale)
+        self._discard(scope, gone)
         return updated
 
     def move(self, scope: Scope, cube_id: str, target: State) -> MemCube:
@@ -130,27 +129,27 @@ class NoteWriter:
             repository = CubeRepository(connection, namespace.id)
             cube = _one(repository, cube_id, scope)
             repository.set_state(cube_id, move(cube.state, target), namespace.revision, now_us())
-            derived = ActivationRepository(connection, namespace.id)
-            stale = [] if target in RECALLABLE else derived.invalidate([cube_id])
+            derived = Derived(connection, namespace.id)
+            gone = Gone() if target in RECALLABLE else derived.invalidate([cube_id])
             Audit(connection, namespace.id).add("move", cube_id, source=cube.state, target=target)
             moved = _one(repository, cube_id, scope)
-        self._discard(stale)
+        self._discard(scope, gone)
         return moved
 
     def forget(self, scope: Scope, cube_id: str) -> DeletionReceipt:
         """Delete one memory with its versions, vectors, links and all that was derived from it; or one derived cube."""
         with self._database.write() as connection:
             namespace = namespaces.open_for_write(connection, scope)
-            derived = ActivationRepository(connection, namespace.id)
-            stale = derived.remove([cube_id]) or derived.invalidate([cube_id])
+            derived = Derived(connection, namespace.id)
+            gone = derived.remove([cube_id]) or derived.invalidate([cube_id])
             removed = CubeRepository(connection, namespace.id).delete([cube_id])
-            if not removed["cubes"] and not stale:
+            if not removed["cubes"] and not gone:
                 raise NotFound(f"no memory {cube_id!r} here; it may have been forgotten")
             Outbox(connection, namespace.id).add(namespace.revision, [cube_id])
             namespaces.count_memories(connection, namespace.id, -removed["cubes"])
             _trim(connection, namespace)
             Audit(connection, namespace.id).add("forget", cube_id)
-        return self._receipt(scope, [cube_id], removed, stale)
+        return self._receipt(scope, [cube_id], removed, gone)
 
     def forget_all(self, scope: Scope) -> DeletionReceipt:
         """Delete every memory of the namespace, of one agent or run if the scope names one."""
@@ -159,7 +158,8 @@ class NoteWriter:
             repository = CubeRepository(connection, namespace.id)
             whole = scope.agent_id is None and scope.run_id is None
             ids = repository.ids(scope)
-            stale = ActivationRepository(connection, namespace.id).invalidate(ids)
+            derived = Derived(connection, namespace.id)
+            gone = derived.remove_all() if whole else derived.invalidate(ids)
             removed = repository.delete(ids)
             Outbox(connection, namespace.id).add(namespace.revision, [] if whole else ids, clear=whole)
             if whole:
@@ -168,19 +168,17 @@ class NoteWriter:
             namespaces.count_memories(connection, namespace.id, -removed["cubes"])
             _trim(connection, namespace)
             Audit(connection, namespace.id).add("forget_all", count=removed["cubes"])
-        return self._receipt(scope, ids, removed, stale)
+        return self._receipt(scope, ids, removed, gone)
 
     # ------------------------------------------------------------ inside
 
-    def _receipt(
-        self, scope: Scope, ids: Sequence[str], removed: dict[str, int], stale: Sequence[str]
-    ) -> DeletionReceipt:
+    def _receipt(self, scope: Scope, ids: Sequence[str], removed: dict[str, int], gone: Gone) -> DeletionReceipt:
         return DeletionReceipt(
             id=new_id(),
             user_id=scope.user_id,
             cube_ids=tuple(ids),
-            removed={**removed, "activations": len(stale)},
-            pending=() if self._discard(stale) else ("kv_files",),
+            removed={**removed, **gone.counts},
+            pending=self._discard(scope, gone),
             deleted_at=from_us(now_us()),
         )
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memos.config import Settings
+from memos.cube import Scope
 
 if TYPE_CHECKING:
     from memos.runtime.chat import ChatFormat
@@ -26,6 +28,11 @@ class Serving:
     def fingerprint(self) -> str:
         """What KV files of this model are known by."""
         return self.loaded.identity.fingerprint
+
+
+def owner_of(scope: Scope) -> str:
+    """Return whose requests those of a scope are: shares of the model, and of computed prompts, go by user."""
+    return f"{scope.tenant}\0{scope.user_id}"
 
 
 class ModelHost:
@@ -48,6 +55,16 @@ class ModelHost:
                 self._serving = self._load()
             return self._serving
 
+    def drop_adapters(self, digests: Sequence[str]) -> None:
+        """Stop serving adapters and cartridges, if a model is loaded that could."""
+        serving = self._serving
+        if serving is not None:
+            serving.runtime.drop_adapters(digests)
+
+    def forget(self, scope: Scope) -> None:
+        """Drop the caches of prompts of a user, one of whose memories changed or is gone."""
+        self.drop_adapters([owner_of(scope)])
+
     def close(self) -> None:
         """Stop the loop; requests that still run end with an error."""
         with self._loading:
@@ -62,4 +79,4 @@ class ModelHost:
 
         settings = self._settings
         loaded = load_model(settings.model, dtype=settings.model_dtype, device=settings.model_device)
-        return Serving(loaded, Runtime(loaded), ChatFormat(loaded))
+        return Serving(loaded, Runtime(loaded, settings.pool_bytes), ChatFormat(loaded))

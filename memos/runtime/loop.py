@@ -129,7 +129,10 @@ class Runtime:
         return torch.cat(job.rows)
 
     def drop_adapters(self, digests: Iterable[str]) -> None:
-        """Forget adapters and cartridges, and all that was computed with them; requests that run with them finish."""
+        """Forget adapters and cartridges, and all that was computed with them; requests that run with them finish.
+
+        The name of an owner stands for all prompts of theirs.
+        """
         with self._change:
             self._scheduler.drop(digests)
 

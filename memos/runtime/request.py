@@ -122,8 +122,8 @@ class Job:
         self.owner = owner
         self.adapters = adapters
         self.cartridge = cartridge
-        #: Digests of all that its cache depends on, besides its tokens.
-        self.made_with = frozenset(use.digest for use in adapters) | ({cartridge.digest} if cartridge else set())
+        #: All that its cache depends on, besides its tokens: digests, and whose it is.
+        self.made_with = frozenset((owner, *(use.digest for use in adapters), cartridge.digest if cartridge else ""))
         self.clock = Clock()
         self.error: Exception | None = None
         self.done = False

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, Select, and_, func
+from sqlalchemy import Row, Select, func
 
-from memos.clock import from_us
-from memos.cube import RECALLABLE, Kind, MemCube, Scope, State
-from memos.store.schema import activations, cubes, parents
-from memos.store.scoped import IN_CHUNK, ScopedRepository
-
-#: One exact version of a note, as ``(cube id, version)``.
-Source = tuple[str, int]
+from memos.cube import Kind, MemCube, Scope
+from memos.store.lineage import DerivedHeader, LineageRepository, Source
+from memos.store.schema import activations
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,37 +39,24 @@ class Activation:
     tokens_reused: int = 0
 
 
-class ActivationRepository(ScopedRepository):
+class ActivationRepository(LineageRepository):
     """Reads and writes the activation cubes of one namespace."""
 
     # ------------------------------------------------------------ writing
 
     def insert(self, activation: Activation, revision: int) -> None:
         """Write a cube, its lineage and its place in the index."""
-        self._insert(cubes, [_cube_row(activation, revision)])
-        self._insert(parents, _parent_rows(activation))
+        self._insert_cube(_header(activation), revision)
         row = {name: getattr(activation, name) for name in _INDEX_COLUMNS}
         self._insert(activations, [row])
 
     def remove(self, cube_ids: Sequence[str]) -> list[str]:
         """Delete activation cubes with their lineage; return the keys of the files that must follow."""
-        keys: list[str] = []
-        for start in range(0, len(cube_ids), IN_CHUNK):
-            chunk = cube_ids[start : start + IN_CHUNK]
-            mine = self._select(activations, activations.c.cube_id, activations.c.key).where(
-                activations.c.cube_id.in_(chunk)
-            )
-            found = self.connection.execute(mine).all()
-            gone = [row.cube_id for row in found]
-            keys += [row.key for row in found]
-            self.connection.execute(self._delete(parents).where(parents.c.cube_id.in_(gone)))
-            self.connection.execute(self._delete(activations).where(activations.c.cube_id.in_(gone)))
-            self.connection.execute(self._delete(cubes).where(cubes.c.id.in_(gone)))
-        return keys
+        return [row.key for row in self._remove_cubes(activations, cube_ids)]
 
     def invalidate(self, note_ids: Sequence[str]) -> list[str]:
         """Delete every activation cube made from one of these notes, whichever version; return the files' keys."""
-        return self.remove(sorted(self._made_from(note_ids)))
+        return self.remove(sorted(self._made_from(activations, note_ids)))
 
     def count_use(self, cube_id: str, *, hits: int = 0, misses: int = 0, tokens: int = 0) -> None:
         """Add to the counters of a cube."""
@@ -107,28 +90,22 @@ class ActivationRepository(ScopedRepository):
     def touching(self, note_ids: Sequence[str], fingerprint: str) -> list[Activation]:
         """Return the activation cubes of a model that were made from at least one of these notes."""
         chosen = self._select(activations).where(
-            activations.c.fingerprint == fingerprint, activations.c.cube_id.in_(self._made_from(note_ids))
+            activations.c.fingerprint == fingerprint, activations.c.cube_id.in_(self._made_from(activations, note_ids))
         )
         return self._read(chosen.order_by(activations.c.cube_id))
-
-    def live(self, sources: Collection[Source], scope: Scope, now: int) -> set[Source]:
-        """Return which note versions are current, recallable, unexpired, and within the scope's agent and run."""
-        ids = sorted({cube_id for cube_id, _ in sources})
-        living: set[Source] = set()
-        for start in range(0, len(ids), IN_CHUNK):
-            chunk = ids[start : start + IN_CHUNK]
-            statement = self._select(cubes).where(cubes.c.id.in_(chunk), cubes.c.kind == Kind.PLAINTEXT.value)
-            rows = self.connection.execute(statement)
-            living.update((row.id, row.version) for row in rows if _holds(row, scope, now))
-        return living & set(sources)
 
     def cube(self, cube_id: str, scope: Scope) -> MemCube | None:
         """Return an activation cube as callers see cubes; its ``metadata`` describes the file."""
         activation = self.get(cube_id)
         if activation is None:
             return None
-        row = self.connection.execute(self._select(cubes).where(cubes.c.id == cube_id)).one()
-        return _cube(activation, row, scope)
+        return self._cube(
+            cube_id,
+            scope,
+            digest=activation.sha256,
+            metadata=described(activation),
+            sources=activation.sources,
+        )
 
     def totals(self) -> dict[str, int]:
         """Return the number of activation cubes, and their bytes, tokens, hits and misses."""
@@ -139,32 +116,10 @@ class ActivationRepository(ScopedRepository):
 
     # ------------------------------------------------------------ inside
 
-    def _made_from(self, note_ids: Sequence[str]) -> set[str]:
-        found: set[str] = set()
-        for start in range(0, len(note_ids), IN_CHUNK):
-            chunk = note_ids[start : start + IN_CHUNK]
-            statement = (
-                self._select(parents, parents.c.cube_id)
-                .join_from(parents, activations, and_(activations.c.cube_id == parents.c.cube_id))
-                .where(parents.c.parent_id.in_(chunk))
-            )
-            found.update(self.connection.scalars(statement))
-        return found
-
     def _read(self, statement: Select[Any]) -> list[Activation]:
         rows = self.connection.execute(statement).all()
         sources = self._sources([row.cube_id for row in rows])
         return [_activation(row, sources.get(row.cube_id, ())) for row in rows]
-
-    def _sources(self, cube_ids: Sequence[str]) -> dict[str, tuple[Source, ...]]:
-        found: dict[str, tuple[Source, ...]] = {}
-        for start in range(0, len(cube_ids), IN_CHUNK):
-            chunk = cube_ids[start : start + IN_CHUNK]
-            statement = self._select(parents).where(parents.c.cube_id.in_(chunk)).order_by(parents.c.position)
-            for row in self.connection.execute(statement):
-                source = (row.parent_id, row.parent_version)
-                found[row.cube_id] = (*found.get(row.cube_id, ()), source)
-        return found
 
 
 _INDEX_COLUMNS = (
@@ -182,73 +137,13 @@ _INDEX_COLUMNS = (
 )
 
 
-def _holds(row: Row[Any], scope: Scope, now: int) -> bool:
-    return (
-        State(row.state) in RECALLABLE
-        and (row.expires_at is None or row.expires_at > now)
-        and (row.valid_to is None or row.valid_to > now)
-        and scope.agent_id in (None, row.agent_id)
-        and scope.run_id in (None, row.run_id)
-    )
-
-
 def _activation(row: Row[Any], sources: tuple[Source, ...]) -> Activation:
     counters = {name: getattr(row, name) for name in ("hits", "misses", "tokens_reused")}
     return Activation(**{name: getattr(row, name) for name in _INDEX_COLUMNS}, **counters, sources=sources)
 
 
-def _parent_rows(activation: Activation) -> list[dict[str, Any]]:
-    return [
-        {"cube_id": activation.cube_id, "parent_id": note, "parent_version": version, "position": position}
-        for position, (note, version) in enumerate(activation.sources)
-    ]
-
-
-def _cube_row(activation: Activation, revision: int) -> dict[str, Any]:
-    return {
-        "id": activation.cube_id,
-        "kind": Kind.ACTIVATION.value,
-        "state": State.ACTIVATED.value,
-        "version": 1,
-        "revision": revision,
-        "agent_id": None,
-        "run_id": None,
-        "source": "promote",
-        "author": None,
-        "infer": False,
-        "sensitivity": "normal",
-        "pinned": False,
-        "frozen": False,
-        "acl": [],
-        "created_at": activation.created_at,
-        "updated_at": activation.created_at,
-        "valid_to": None,
-        "expires_at": None,
-        "recall_count": 0,
-        "last_recalled_at": None,
-        "heat": 0.0,
-    }
-
-
-def _cube(activation: Activation, row: Row[Any], scope: Scope) -> MemCube:
-    made = from_us(row.created_at)
-    return MemCube.model_validate(
-        {
-            "id": row.id,
-            "scope": {"tenant": scope.tenant, "user_id": scope.user_id},
-            "kind": row.kind,
-            "state": row.state,
-            "version": row.version,
-            "digest": activation.sha256,
-            "metadata": described(activation),
-            "time": {"created_at": made, "updated_at": from_us(row.updated_at), "valid_from": made},
-            "provenance": {
-                "source": row.source,
-                "infer": row.infer,
-                "parents": [{"cube_id": note, "version": version} for note, version in activation.sources],
-            },
-        }
-    )
+def _header(activation: Activation) -> DerivedHeader:
+    return DerivedHeader(activation.cube_id, Kind.ACTIVATION, activation.created_at, activation.sources)
 
 
 def described(activation: Activation) -> dict[str, Any]:

@@ -172,6 +172,33 @@ activations = Table(
     Index("ix_activations_namespace_id_fingerprint", "namespace_id", "fingerprint"),
 )
 
+#: The payload of a parametric cube: an adapter or cartridge, or the report of one that failed its gate and has no file
+#: (``key`` is NULL). What is trained from the same notes, or under the same name, is a ``series`` of versions, of which
+#: one is published. ``base`` is the model it belongs to, ``digest`` its content.
+adapters = Table(
+    "adapters",
+    metadata,
+    Column("cube_id", ID, ForeignKey("cubes.id", ondelete="CASCADE"), primary_key=True),
+    _namespace(),
+    Column("key", String(64), unique=True),
+    Column("digest", String(64), nullable=False),
+    Column("base", String(64), nullable=False),
+    Column("payload", String(16), nullable=False),
+    Column("name", NAME),
+    Column("series", String(64), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("tokens", Integer, nullable=False),
+    Column("gate", Json),
+    Column("provenance", Json, nullable=False),
+    Column("hits", Integer, nullable=False, server_default=text("0")),
+    Column("created_at", BigInteger, nullable=False),
+    UniqueConstraint("namespace_id", "series", "version"),
+    Index("ix_adapters_namespace_id_state", "namespace_id", "state"),
+)
+
 links = Table(
     "links",
     metadata,
@@ -253,4 +280,4 @@ idempotency = Table(
 )
 
 #: Tables whose rows belong to one namespace: off limits outside scoped repositories (tests/test_scope_rule.py).
-MEMORY_TABLES = (cubes, versions, vectors, parents, activations, links, outbox, jobs, audit, idempotency)
+MEMORY_TABLES = (cubes, versions, vectors, parents, activations, adapters, links, outbox, jobs, audit, idempotency)

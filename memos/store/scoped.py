@@ -25,7 +25,7 @@ from sqlalchemy import (
 from memos.cube import Scope, check_name
 from memos.errors import NotFound
 from memos.ids import is_id
-from memos.store.schema import activations, cubes, jobs, namespaces
+from memos.store.schema import activations, adapters, cubes, jobs, namespaces
 
 IN_CHUNK = 500  # bound variables per IN list
 
@@ -109,3 +109,8 @@ def unfinished_jobs(connection: Connection) -> list[tuple[Scope, str]]:
 def activation_keys(connection: Connection) -> set[str]:
     """Return the keys of every KV file that a cube still needs; any other file is an orphan."""
     return set(connection.scalars(select(activations.c.key)))
+
+
+def adapter_keys(connection: Connection) -> set[str]:
+    """Return the keys of every adapter file that a cube still needs; any other file is an orphan."""
+    return set(connection.scalars(select(adapters.c.key).where(adapters.c.key.is_not(None))))

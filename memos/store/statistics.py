@@ -5,6 +5,7 @@ from __future__ import annotations
 from memos.cube import Frozen, Scope
 from memos.store import embedder_table, namespaces
 from memos.store.activations import ActivationRepository
+from memos.store.adapters import AdapterRepository
 from memos.store.cubes import CubeRepository
 from memos.store.database import Database
 
@@ -14,6 +15,7 @@ class Statistics(Frozen):
 
     ``activations`` counts KV files that stand now, with their tokens and bytes on disk, how often chats used them
     (``hits``), how often one that should have served could not (``misses``), and the tokens chats did not recompute.
+    ``adapters`` counts what is published in the parametric tier, with the bytes and uses of all its versions.
     """
 
     user_id: str
@@ -32,6 +34,9 @@ class Statistics(Frozen):
     activation_hits: int = 0
     activation_misses: int = 0
     tokens_reused: int = 0
+    adapters: int = 0
+    adapter_bytes: int = 0
+    adapter_hits: int = 0
 
 
 def statistics(database: Database, scope: Scope) -> Statistics:
@@ -47,6 +52,7 @@ def statistics(database: Database, scope: Scope) -> Statistics:
         if namespace is None:
             return empty
         counts = CubeRepository(connection, namespace.id).counts()
+        adapters = AdapterRepository(connection, namespace.id).totals()
         kv = ActivationRepository(connection, namespace.id).totals()
     lag = namespace.revision - namespace.indexed_revision
     return empty.model_copy(
@@ -64,5 +70,8 @@ def statistics(database: Database, scope: Scope) -> Statistics:
             "activation_hits": kv["hits"],
             "activation_misses": kv["misses"],
             "tokens_reused": kv["tokens_reused"],
+            "adapters": adapters["count"],
+            "adapter_bytes": adapters["bytes"],
+            "adapter_hits": adapters["hits"],
         }
     )

@@ -6,6 +6,7 @@ from memos_sdk import errors
 from memos_sdk._client import AsyncMemory, Memory
 from memos_sdk.errors import MemosError
 from memos_sdk.types import (
+    AdapterInfo,
     ChatReply,
     CubeVersion,
     DeletionReceipt,
@@ -22,6 +23,7 @@ from memos_sdk.types import (
 
 __version__ = "0.1.0"
 __all__ = [
+    "AdapterInfo",
     "AsyncMemory",
     "ChatReply",
     "CubeVersion",

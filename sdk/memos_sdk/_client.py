@@ -16,6 +16,7 @@ from memos_sdk._operations import Operation, Time
 from memos_sdk._transport import Transport
 from memos_sdk.errors import InvalidInput, StoreClosed
 from memos_sdk.types import (
+    AdapterInfo,
     ChatReply,
     CubeVersion,
     DeletionReceipt,
@@ -210,13 +211,15 @@ class Memory:
         to: str,
         user_id: str | None = None,
         codec: str | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> Job:
         """Make a cube of a higher tier from memories of one user; they stay as they are.
 
-        ``to="activation"`` keeps their KV cache in a file, compressed by ``codec`` (default: without loss). Returns at
-        once; :meth:`wait` for the job, whose ``result["cube_id"]`` is the new cube.
+        ``to="activation"`` keeps their KV cache in a file, compressed by ``codec`` (default: without loss).
+        ``to="parametric"`` trains an adapter with ``options`` and publishes it if it passes its gate. Returns at once;
+        :meth:`wait` for the job, whose ``result["cube_id"]`` is the new cube.
         """
-        return self._call(operations.promote(cube_ids, to, user_id, codec))
+        return self._call(operations.promote(cube_ids, to, user_id, codec, options))
 
     def demote(self, cube_id: str, *, user_id: str | None = None) -> DeletionReceipt:
         """Delete a cube of a higher tier; the memories it was made from stay."""
@@ -229,6 +232,33 @@ class Memory:
     def wait(self, job: Job | str, *, timeout: float | None = None) -> Job:
         """Return a job once it is over or, after ``timeout`` seconds, as it stands then."""
         return self._waited(operations.job(job), timeout)
+
+    def adapters(self, *, user_id: str | None = None) -> builtins.list[AdapterInfo]:
+        """Return a user's adapters and cartridges, with earlier versions and failed ones, oldest first."""
+        return self._call(operations.adapters(user_id))
+
+    def adapter(self, cube_id: str, *, user_id: str | None = None) -> AdapterInfo:
+        """Return one adapter or cartridge, with its gate report and provenance."""
+        return self._call(operations.adapter(cube_id, user_id))
+
+    def export_adapter(self, cube_id: str, *, path: str | Path, user_id: str | None = None) -> AdapterInfo:
+        """Write an adapter as a PEFT directory, to a new or an empty folder."""
+        return self._call(operations.export_adapter(cube_id, path, user_id))
+
+    def import_adapter(self, path: str | Path, *, name: str | None = None, user_id: str | None = None) -> AdapterInfo:
+        """Register the adapter of a PEFT directory for the local model; it is used only where a request names it.
+
+        Whatever this runtime would not apply exactly as PEFT does raises ``AdapterRefused``.
+        """
+        return self._call(operations.import_adapter(path, name, user_id))
+
+    def remove_adapter(self, cube_id: str, *, user_id: str | None = None) -> DeletionReceipt:
+        """Delete an adapter; the memories it was made from stay."""
+        return self._call(operations.remove_adapter(cube_id, user_id))
+
+    def rollback_adapter(self, cube_id: str, *, user_id: str | None = None) -> AdapterInfo:
+        """Publish the version before a published adapter again, or a superseded one itself; return it."""
+        return self._call(operations.rollback_adapter(cube_id, user_id))
 
     def chat(
         self,
@@ -244,11 +274,15 @@ class Memory:
         seed: int | None = None,
         stop: Sequence[str] = (),
         reuse: bool = True,
+        adapters: Sequence[str] | None = None,
+        text: bool = True,
     ) -> ChatReply:
         """Answer the last of ``messages`` with what the user's memories say about it, on the local model.
 
         At most ``top_k`` memories are recalled. ``temperature`` 0 is greedy. ``reuse=False`` computes what a KV file
-        could bring. ``reply.usage`` counts tokens and milliseconds, ``reply.tiers`` names the cubes in the prompt.
+        could bring. ``adapters`` names what the model runs with (``()``: nothing); left open, it is what holds the
+        recalled memories and passed its gate. ``text=False`` keeps the text of those out of the prompt.
+        ``reply.usage`` counts tokens and milliseconds, ``reply.tiers`` names the cubes that the answer was made with.
         """
         options = {
             "top_k": top_k,
@@ -258,6 +292,8 @@ class Memory:
             "seed": seed,
             "stop": stop,
             "reuse": reuse,
+            "adapters": adapters,
+            "text": text,
         }
         return self._call(operations.chat(messages, user_id, agent_id, run_id, options))
 
@@ -491,13 +527,15 @@ class AsyncMemory:
         to: str,
         user_id: str | None = None,
         codec: str | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> Job:
         """Make a cube of a higher tier from memories of one user; they stay as they are.
 
-        ``to="activation"`` keeps their KV cache in a file, compressed by ``codec`` (default: without loss). Returns at
-        once; :meth:`wait` for the job, whose ``result["cube_id"]`` is the new cube.
+        ``to="activation"`` keeps their KV cache in a file, compressed by ``codec`` (default: without loss).
+        ``to="parametric"`` trains an adapter with ``options`` and publishes it if it passes its gate. Returns at once;
+        :meth:`wait` for the job, whose ``result["cube_id"]`` is the new cube.
         """
-        return await self._call(operations.promote(cube_ids, to, user_id, codec))
+        return await self._call(operations.promote(cube_ids, to, user_id, codec, options))
 
     async def demote(self, cube_id: str, *, user_id: str | None = None) -> DeletionReceipt:
         """Delete a cube of a higher tier; the memories it was made from stay."""
@@ -510,6 +548,35 @@ class AsyncMemory:
     async def wait(self, job: Job | str, *, timeout: float | None = None) -> Job:
         """Return a job once it is over or, after ``timeout`` seconds, as it stands then."""
         return await self._waited(operations.job(job), timeout)
+
+    async def adapters(self, *, user_id: str | None = None) -> builtins.list[AdapterInfo]:
+        """Return a user's adapters and cartridges, with earlier versions and failed ones, oldest first."""
+        return await self._call(operations.adapters(user_id))
+
+    async def adapter(self, cube_id: str, *, user_id: str | None = None) -> AdapterInfo:
+        """Return one adapter or cartridge, with its gate report and provenance."""
+        return await self._call(operations.adapter(cube_id, user_id))
+
+    async def export_adapter(self, cube_id: str, *, path: str | Path, user_id: str | None = None) -> AdapterInfo:
+        """Write an adapter as a PEFT directory, to a new or an empty folder."""
+        return await self._call(operations.export_adapter(cube_id, path, user_id))
+
+    async def import_adapter(
+        self, path: str | Path, *, name: str | None = None, user_id: str | None = None
+    ) -> AdapterInfo:
+        """Register the adapter of a PEFT directory for the local model; it is used only where a request names it.
+
+        Whatever this runtime would not apply exactly as PEFT does raises ``AdapterRefused``.
+        """
+        return await self._call(operations.import_adapter(path, name, user_id))
+
+    async def remove_adapter(self, cube_id: str, *, user_id: str | None = None) -> DeletionReceipt:
+        """Delete an adapter; the memories it was made from stay."""
+        return await self._call(operations.remove_adapter(cube_id, user_id))
+
+    async def rollback_adapter(self, cube_id: str, *, user_id: str | None = None) -> AdapterInfo:
+        """Publish the version before a published adapter again, or a superseded one itself; return it."""
+        return await self._call(operations.rollback_adapter(cube_id, user_id))
 
     async def chat(
         self,
@@ -525,11 +592,15 @@ class AsyncMemory:
         seed: int | None = None,
         stop: Sequence[str] = (),
         reuse: bool = True,
+        adapters: Sequence[str] | None = None,
+        text: bool = True,
     ) -> ChatReply:
         """Answer the last of ``messages`` with what the user's memories say about it, on the local model.
 
         At most ``top_k`` memories are recalled. ``temperature`` 0 is greedy. ``reuse=False`` computes what a KV file
-        could bring. ``reply.usage`` counts tokens and milliseconds, ``reply.tiers`` names the cubes in the prompt.
+        could bring. ``adapters`` names what the model runs with (``()``: nothing); left open, it is what holds the
+        recalled memories and passed its gate. ``text=False`` keeps the text of those out of the prompt.
+        ``reply.usage`` counts tokens and milliseconds, ``reply.tiers`` names the cubes that the answer was made with.
         """
         options = {
             "top_k": top_k,
@@ -539,6 +610,8 @@ class AsyncMemory:
             "seed": seed,
             "stop": stop,
             "reuse": reuse,
+            "adapters": adapters,
+            "text": text,
         }
         return await self._call(operations.chat(messages, user_id, agent_id, run_id, options))
 

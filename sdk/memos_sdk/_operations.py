@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import TypeAdapter
 
 from memos_sdk.types import (
+    AdapterInfo,
     ChatReply,
     CubeVersion,
     DeletionReceipt,
@@ -37,6 +38,7 @@ class Operation(Generic[T]):
 
 _cubes = TypeAdapter(list[MemCube]).validate_python
 _versions = TypeAdapter(list[CubeVersion]).validate_python
+_adapters = TypeAdapter(list[AdapterInfo]).validate_python
 _links = TypeAdapter(list[Link]).validate_python
 
 
@@ -157,10 +159,13 @@ def forget_all(user_id: str | None, agent_id: str | None, run_id: str | None) ->
     return Operation("forget_all", _scope(user_id, agent_id, run_id), DeletionReceipt.model_validate)
 
 
-def promote(cube_ids: Sequence[str], to: str, user_id: str | None, codec: str | None) -> Operation[Job]:
+def promote(
+    cube_ids: Sequence[str], to: str, user_id: str | None, codec: str | None, options: Mapping[str, Any] | None
+) -> Operation[Job]:
     """Return the call behind ``Memory.promote``."""
     ids = cube_ids if isinstance(cube_ids, str) else list(cube_ids)
-    return Operation("promote", {"ids": ids, "to": to, "user_id": user_id, "codec": codec}, Job.model_validate)
+    payload = {"ids": ids, "to": to, "user_id": user_id, "codec": codec, "options": options}
+    return Operation("promote", payload, Job.model_validate)
 
 
 def demote(cube_id: str, user_id: str | None) -> Operation[DeletionReceipt]:
@@ -171,6 +176,38 @@ def demote(cube_id: str, user_id: str | None) -> Operation[DeletionReceipt]:
 def job(job_id: str | Job) -> Operation[Job]:
     """Return the call behind ``Memory.job`` and ``Memory.wait``."""
     return Operation("job", {"id": job_id.id if isinstance(job_id, Job) else job_id}, Job.model_validate)
+
+
+def adapters(user_id: str | None) -> Operation[list[AdapterInfo]]:
+    """Return the call behind ``Memory.adapters``."""
+    return Operation("adapters", {"user_id": user_id}, _adapters)
+
+
+def adapter(cube_id: str, user_id: str | None) -> Operation[AdapterInfo]:
+    """Return the call behind ``Memory.adapter``."""
+    return Operation("adapter", {"id": cube_id, "user_id": user_id}, AdapterInfo.model_validate)
+
+
+def export_adapter(cube_id: str, path: str | Path, user_id: str | None) -> Operation[AdapterInfo]:
+    """Return the call behind ``Memory.export_adapter``."""
+    payload = {"id": cube_id, "path": str(path), "user_id": user_id}
+    return Operation("export_adapter", payload, AdapterInfo.model_validate)
+
+
+def import_adapter(path: str | Path, name: str | None, user_id: str | None) -> Operation[AdapterInfo]:
+    """Return the call behind ``Memory.import_adapter``."""
+    payload = {"path": str(path), "name": name, "user_id": user_id}
+    return Operation("import_adapter", payload, AdapterInfo.model_validate)
+
+
+def remove_adapter(cube_id: str, user_id: str | None) -> Operation[DeletionReceipt]:
+    """Return the call behind ``Memory.remove_adapter``."""
+    return Operation("remove_adapter", {"id": cube_id, "user_id": user_id}, DeletionReceipt.model_validate)
+
+
+def rollback_adapter(cube_id: str, user_id: str | None) -> Operation[AdapterInfo]:
+    """Return the call behind ``Memory.rollback_adapter``."""
+    return Operation("rollback_adapter", {"id": cube_id, "user_id": user_id}, AdapterInfo.model_validate)
 
 
 def chat(

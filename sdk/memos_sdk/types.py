@@ -173,6 +173,9 @@ class Statistics(Model):
     activation_hits: int = 0
     activation_misses: int = 0
     tokens_reused: int = 0
+    adapters: int = 0
+    adapter_bytes: int = 0
+    adapter_hits: int = 0
 
 
 class RejectedLine(Model):
@@ -215,32 +218,59 @@ class Job(Model):
         return self.state in {"done", "failed", "cancelled"}
 
 
+class AdapterInfo(Model):
+    """An adapter or cartridge: memories as weights.
+
+    ``payload`` is ``lora`` or ``cartridge``. ``state`` is ``published`` (served), ``superseded`` (an earlier
+    ``version``, which a rollback brings back) or ``rejected`` (it failed its gate, whose report is all there is).
+    ``rank`` is the largest of an adapter, ``tokens`` the length of a cartridge. An imported one has no ``parents`` and
+    no ``gate``, and is used only where a request names it.
+    """
+
+    cube_id: str
+    name: str | None = None
+    payload: str
+    state: str
+    version: int
+    rank: int
+    tokens: int
+    bytes: int
+    hits: int
+    digest: str
+    base: str
+    gate: dict[str, Any] | None = None
+    provenance: dict[str, Any]
+    parents: tuple[Parent, ...] = ()
+    created_at: datetime
+
+
 class Usage(Model):
     """Tokens and milliseconds of a reply.
 
-    Every token of the prompt was reused from a KV file or recomputed; ``tokens_missed`` are those of the second kind
-    that a KV file should have brought. ``milliseconds``: ``recall``, ``lookup``, ``read``, ``decode``, ``prefill``,
-    ``first_token``, ``total``.
+    Every token of the prompt was reused from a KV file, shared with an earlier prompt that began alike, or recomputed;
+    ``tokens_missed`` are those of the last kind that a KV file should have brought. ``milliseconds``: ``recall``,
+    ``lookup``, ``read``, ``decode``, ``prefill``, ``first_token``, ``total``.
     """
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     tokens_reused: int = 0
+    tokens_shared: int = 0
     tokens_recomputed: int = 0
     tokens_missed: int = 0
     milliseconds: dict[str, float] = {}
 
 
 class Miss(Model):
-    """A KV file that should have served a reply, and why it did not."""
+    """A cube that should have served a reply, and why it did not."""
 
     cube_id: str
     reason: str
 
 
 class ChatReply(Model):
-    """An answer. ``tiers`` names the cubes in the prompt by the tier that served them."""
+    """An answer. ``tiers`` names the cubes it was made with by the tier that served them."""
 
     text: str
     finish_reason: str

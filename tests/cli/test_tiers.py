@@ -64,6 +64,7 @@ def test_removal_takes_files_and_leaves_memories(memos_with_model: Memos, ids: l
 def test_refused_promotion_exits_with_an_error(memos_with_model: Memos, ids: list[str]) -> None:
     refused = memos_with_model("promote", ids[0])
     assert (refused.code, "too few to be worth" in " ".join(refused.out.split())) == (5, True)
-    assert memos_with_model("promote", ids[0], "--to", "parametric").code == 2
+    assert memos_with_model("promote", ids[0], "--to", "parametric", "--codec", "raw").code == 2
+    assert memos_with_model("promote", ids[0], "--to", "elsewhere").code == 2
     assert memos_with_model("promote", "01900000-0000-7000-8000-000000000000").code == 3
     assert memos_with_model("demote", ids[0]).code == 2

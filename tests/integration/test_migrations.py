@@ -15,9 +15,13 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
+from memos.clock import now_us
 from memos.config import Settings
 from memos.cube import Scope
 from memos.engine import MemoryOS
+from memos.ids import new_id
+from memos.store import namespaces
+from memos.store.adapters import AdapterRecord, AdapterRepository, AdapterState, Payload
 from memos.store.database import Database, current_revision, migrations_folder
 from memos.store.revision import HEAD, KNOWN
 from memos.store.schema import metadata
@@ -125,6 +129,45 @@ def test_down_with_data_and_up_again(migrations: Config, database_url: str, tmp_
         with closing(Database(database_url)) as database:
             migrate(migrations, database, "base")
             migrate(migrations, database, "head")
+
+
+def test_adapters_go_with_their_table(
+    migrations: Config, database_url: str, tmp_path: Path, embedder: Embedder
+) -> None:
+    """Down to before adapters: their cubes go, and the memories they were made of stay."""
+    settings = Settings(home=tmp_path)
+    if not database_url.startswith("sqlite"):
+        settings = Settings(home=tmp_path, database_url=database_url)
+    scope = Scope(user_id="u")
+    with MemoryOS(settings, embedder) as engine:
+        (note,) = engine.store_many(scope, [{"text": "Ann adopted a cat"}])
+        record = AdapterRecord(
+            cube_id=new_id(),
+            key="k" * 64,
+            digest="d" * 64,
+            base="b" * 64,
+            payload=Payload.LORA,
+            name=None,
+            state=AdapterState.PUBLISHED,
+            rank=8,
+            bytes=1,
+            tokens=0,
+            gate={"passed": True},
+            provenance={"options": {"epochs": 3}},
+            created_at=now_us(),
+            sources=((note.id, 1),),
+        )
+        with engine.database.write() as connection:
+            namespace = namespaces.open_for_write(connection, scope)
+            record = AdapterRepository(connection, namespace.id).insert(record, namespace.revision)
+            assert AdapterRepository(connection, namespace.id).all() == [record]
+        assert engine.get(scope.tenant, record.cube_id).metadata["gate"] == {"passed": True}
+    with closing(Database(database_url)) as database, database.write() as connection:
+        migrations.attributes["connection"] = connection
+        command.downgrade(migrations, "0002")
+        assert connection.scalar(sa.text("SELECT count(*) FROM cubes")) == 1
+    with MemoryOS(settings, embedder) as engine:
+        assert ([one.id for one in engine.list(scope)], engine.adapters(scope)) == ([note.id], [])
 
 
 # ------------------------------------------------------------ from the command line

@@ -357,7 +357,7 @@ def test_bad_request_is_refused(engine: MemoryOS, messages: Any, options: dict[s
         ("one", "activation", None),
         ([7], "activation", None),
         (None, "activation", None),
-        (["mine"], "parametric", None),
+        (["mine"], "parametric", "raw"),
         (["mine"], "plaintext", None),
         (["mine"], "activation", "no such codec"),
         (["mine"], "activation", "int4:no_such_option=1"),

@@ -1,0 +1,119 @@
+"""What the rows say of adapters and cartridges: which there are, which may be served, which came before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection
+
+from memos.clock import now_us
+from memos.cube import Scope
+from memos.errors import Conflict, NotFound
+from memos.store import namespaces
+from memos.store.adapters import AdapterRecord, AdapterRepository, AdapterState
+from memos.store.cubes import CubeRepository
+from memos.store.database import Database
+from memos.store.records import Audit
+
+
+class AdapterIndex:
+    """Reads the rows of adapters and cartridges, and moves between their versions."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def all(self, scope: Scope) -> list[AdapterRecord]:
+        """Return all of a namespace, with earlier versions and failed ones, oldest first."""
+        with self._database.read() as connection:
+            repository = _repository(connection, scope)
+            return [] if repository is None else repository.all()
+
+    def get(self, scope: Scope, cube_id: str) -> AdapterRecord:
+        """Return one. Raises :class:`NotFound`."""
+        with self._database.read() as connection:
+            return _one(_repository(connection, scope), cube_id)
+
+    def published(
+        self, scope: Scope, base: str, note_ids: Sequence[str] | None, *, at: int | None = None
+    ) -> list[AdapterRecord]:
+        """Do what :meth:`memos.parametric.tier.ParametricTier.published` does, at a time (microseconds, or now)."""
+        with self._database.read() as connection:
+            repository = _repository(connection, scope)
+            if repository is None:
+                return []
+            known = repository.published(base, note_ids)
+            sources = {source for one in known for source in one.sources}
+            live = repository.live(sources, scope, now_us() if at is None else at)
+        return [one for one in known if live.issuperset(one.sources)]
+
+    def named(self, scope: Scope, cube_id: str) -> AdapterRecord:
+        """Do what :meth:`memos.parametric.tier.ParametricTier.named` does."""
+        with self._database.read() as connection:
+            repository = _repository(connection, scope)
+            record = _one(repository, cube_id)
+            assert repository is not None  # something was found in it
+            live = repository.live(record.sources, scope, now_us()) == set(record.sources)
+        if record.state is not AdapterState.PUBLISHED or not live:
+            why = f"is {record.state}" if live else "was made from memories that are not all there now, as they were"
+            raise Conflict(f"adapter {cube_id!r} {why}; it is not served")
+        return record
+
+    def left(self, scope: Scope, note_ids: Sequence[str]) -> list[str]:
+        """Return which notes are there to be trained on, whatever their version."""
+        with self._database.read() as connection:
+            namespace = namespaces.find(connection, scope)
+            if namespace is None:
+                return []
+            notes = CubeRepository(connection, namespace.id).get(note_ids, scope)
+            present = [(cube_id, notes[cube_id].version) for cube_id in note_ids if cube_id in notes]
+            live = AdapterRepository(connection, namespace.id).live(present, scope, now_us())
+        return [source[0] for source in present if source in live]
+
+    def count_use(self, scope: Scope, cube_ids: Sequence[str]) -> None:
+        """Count a use of each."""
+        with self._database.write() as connection:
+            namespace = namespaces.open_for_write(connection, scope)
+            AdapterRepository(connection, namespace.id).count_use(cube_ids)
+
+    def earlier(self, scope: Scope, cube_id: str) -> AdapterRecord:
+        """Return what a rollback would publish. Raises :class:`NotFound` and :class:`Conflict`."""
+        with self._database.read() as connection:
+            return _earlier(_repository(connection, scope), cube_id)
+
+    def roll_back(self, scope: Scope, cube_id: str) -> AdapterRecord:
+        """Publish it."""
+        with self._database.write() as connection:
+            namespace = namespaces.open_for_write(connection, scope)
+            repository = AdapterRepository(connection, namespace.id)
+            earlier = _earlier(repository, cube_id)
+            repository.reinstate(earlier, namespace.revision, now_us())
+            Audit(connection, namespace.id).add("rollback", earlier.cube_id)
+            return _one(repository, earlier.cube_id)
+
+
+def _repository(connection: Connection, scope: Scope) -> AdapterRepository | None:
+    namespace = namespaces.find(connection, scope)
+    return None if namespace is None else AdapterRepository(connection, namespace.id)
+
+
+def _one(repository: AdapterRepository | None, cube_id: str) -> AdapterRecord:
+    record = None if repository is None else repository.get(cube_id)
+    if record is None:
+        raise NotFound(f"no adapter {cube_id!r} here; it may have been removed")
+    return record
+
+
+def _earlier(repository: AdapterRepository | None, cube_id: str) -> AdapterRecord:
+    """Return the version before a published one, or a superseded one itself."""
+    record = _one(repository, cube_id)
+    if record.state is AdapterState.SUPERSEDED:
+        return record
+    assert repository is not None  # something was found in it
+    before = [
+        one
+        for one in repository.versions(record.series)
+        if one.version < record.version and one.state is AdapterState.SUPERSEDED
+    ]
+    if record.state is AdapterState.REJECTED or not before:
+        raise Conflict(f"there is no version before {cube_id!r} to go back to")
+    return before[-1]

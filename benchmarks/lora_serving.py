@@ -7,27 +7,37 @@ throughput    requests of 5 and of 2,000 registered adapters (rank 8 on q, k, v 
               uniformly, all waiting from the start, a pool that holds a small part of them
 alone         64 requests together against one after the other
 register      what registering one more adapter takes when there are so many
-ablation      the adapters of a step one by one, as a padded bmm, without retention and without reading ahead
 """
 
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from harness import Report, parser, table
 
+from memos.config import Settings
+from memos.cube import Scope
+from memos.engine import MemoryOS
 from memos.parametric.adapter import ATTENTION, PROJECTIONS, Adapter, Factors
+from memos.runtime.chat import ChatFormat
+from memos.runtime.host import ModelHost, Serving
 from memos.runtime.loading import LoadedModel, load_model
 from memos.runtime.loop import Generated, Request, Runtime
 from memos.runtime.uses import AdapterUse
+from memos.store.adapters import AdapterRecord
 
 ROWS, RANK, PROMPT = 64, 8, 32
 MIXED = (2, 4, 8, 16)
+#: The few adapters that many are compared with, and the pool: an eighth of 2,000 adapters.
+FEW, POOL = 5, 1 << 30
 
 
 class TimedRuntime(Runtime):
@@ -51,7 +61,8 @@ def main() -> int:
     report = Report("lora_serving", options)
     loaded = load_model()
     _steps(report, loaded, steps=6 if options.quick else 16, rounds=2 if options.quick else 5)
-    _alone(report, loaded, tokens=8 if options.quick else 24)
+    _alone(report, loaded, tokens=16 if options.quick else 32)
+    _throughput(report, loaded, *((200, 64, 1) if options.quick else (2_000, 192, 3)))
     report.finish()
     return 0
 
@@ -191,6 +202,118 @@ def _alone(report: Report, loaded: LoadedModel, tokens: int) -> None:
     )
     report.rows.append({"figure": "alone", "tokens_per_s": rate, "alone_tokens_per_s": rate_alone, "equal": equal})
     report.figures["batch64_speedup"] = rate / rate_alone
+
+
+# ------------------------------------------------------------ throughput
+
+
+def _throughput(report: Report, loaded: LoadedModel, registered: int, requests: int, rounds: int) -> None:
+    """Register adapters in a data directory; serve requests of few and of all of them."""
+    with tempfile.TemporaryDirectory() as home:
+        settings = Settings(home=Path(home), adapter_bytes=1 << 40, kv_free_bytes=0)
+        models = Loaded(settings, loaded)
+        with MemoryOS(settings, models=models) as engine:
+            records = _register(report, engine, loaded, registered)
+            traces = {
+                (popularity, count): _trace(engine, loaded, records[:count], popularity, requests)
+                for popularity in ("zipf", "uniform")
+                for count in (FEW, registered)
+            }
+            runtimes = {arm: TimedRuntime(loaded, POOL) for arm in traces}
+            seconds: dict[tuple[str, int], list[float]] = {arm: [] for arm in traces}
+            for _ in range(rounds):
+                for arm, trace in traces.items():
+                    runtimes[arm].seconds = []
+                    start = time.perf_counter()
+                    runtimes[arm].answers(trace)
+                    seconds[arm].append(time.perf_counter() - start)
+            _told(report, registered, requests, seconds, runtimes)
+
+
+def _told(
+    report: Report,
+    registered: int,
+    requests: int,
+    seconds: dict[tuple[str, int], list[float]],
+    runtimes: dict[tuple[str, int], TimedRuntime],
+) -> None:
+    rows = []
+    for arm, spent in seconds.items():
+        use, steps = runtimes[arm].pool, np.array(runtimes[arm].seconds) * 1e3
+        rows.append({
+            "popularity": arm[0],
+            "adapters": arm[1],
+            "requests_per_s": requests / statistics.median(spent),
+            "step_p50_ms": float(np.quantile(steps, 0.5)),
+            "step_p99_ms": float(np.quantile(steps, 0.99)),
+            "hit_rate": use.hits / (use.hits + use.misses),
+            "read_mb": use.misses * 3.7,
+            "evicted": use.evicted,
+        })  # fmt: skip
+    table(rows)
+    report.rows += [{"figure": "throughput", **row} for row in rows]
+    for popularity in ("zipf", "uniform"):
+        ratios = [
+            few / many for few, many in zip(seconds[popularity, FEW], seconds[popularity, registered], strict=True)
+        ]
+        key = f"throughput_{registered}_vs_{FEW}_{popularity}"
+        report.figures[key] = statistics.median(ratios)
+        if registered != 2_000:
+            report.missing(f"throughput_2000_vs_{FEW}_{popularity}", f"--quick registers {registered}: {key}")
+
+
+def _register(report: Report, engine: MemoryOS, loaded: LoadedModel, count: int) -> list[AdapterRecord]:
+    """Publish adapters, files and rows; time each."""
+    scope, spent = Scope(user_id="bench"), []
+    for seed in range(count):
+        adapter = adapter_of(loaded, seed, RANK, ATTENTION)
+        start = time.perf_counter()
+        engine.parametric.publish(
+            scope, adapter, sources=(), gate=None, provenance={"source": "import"}, name=f"adapter {seed}"
+        )
+        spent.append((time.perf_counter() - start) * 1e3)
+    row = {
+        "figure": "register",
+        "first_20_ms": statistics.median(spent[:20]),
+        "last_20_ms": statistics.median(spent[-20:]),
+    }
+    report.rows.append(row)
+    report.figures["register_2000th_ms"] = row["last_20_ms"] if count == 2_000 else None
+    if count != 2_000:
+        report.missing("register_2000th_ms", f"--quick registers {count}: {row['last_20_ms']:.1f} ms")
+    names = {info.name: info.cube_id for info in engine.adapters(scope)}
+    return [engine.parametric.named(scope, names[f"adapter {seed}"]) for seed in range(count)]
+
+
+def _trace(
+    engine: MemoryOS, loaded: LoadedModel, records: Sequence[AdapterRecord], popularity: str, count: int
+) -> list[Request]:
+    """Return requests with prompts and answers of 8 to 64 tokens, adapters by Zipf's law (exponent 1) or uniformly."""
+    random = np.random.default_rng(11)
+    weights = 1 / np.arange(1, len(records) + 1) if popularity == "zipf" else np.ones(len(records))
+    chosen = random.choice(len(records), count, p=weights / weights.sum())
+    sizes = random.integers(8, 65, (count, 2))
+    scope = Scope(user_id="bench")
+    return [
+        Request(
+            tuple(random.integers(100, loaded.model.config.vocab_size, int(length)).tolist()),
+            max_tokens=int(most),
+            adapters=(AdapterUse(records[at].digest, partial(engine.parametric.load, scope, records[at])),),  # type: ignore[arg-type]
+            share=False,
+        )
+        for at, (length, most) in zip(chosen.tolist(), sizes.tolist(), strict=True)
+    ]
+
+
+class Loaded(ModelHost):
+    """The model that is loaded already."""
+
+    def __init__(self, settings: Settings, loaded: LoadedModel) -> None:
+        super().__init__(settings)
+        self._loaded = loaded
+
+    def _load(self) -> Serving:
+        return Serving(self._loaded, Runtime(self._loaded), ChatFormat(self._loaded))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from memos.config import Settings
-from memos.demo import forgetting, show, steps, tiers
+from memos.demo import forgetting, parametric, show, steps, tiers
 from memos.demo.material import FRIENDS, READER, Batch, Question, load
 from memos.demo.timing import Stopwatch, TimedEmbedder, quantiles
 from memos.embedding.base import Embedder
@@ -96,6 +96,9 @@ class _Demo:
         with self._watch.measure("chatting with a memory, computed and reloaded"):
             self._report["tiers"] = tiers.tiers(memory)
         show.tiers(self._screen, self._report["tiers"])
+        with self._watch.measure("training four facts into an adapter, asking all tiers"):
+            self._report["parametric"] = parametric.parametric(memory, progress=self._progress)
+        show.parametric(self._screen, self._report["parametric"])
 
     def _forget(self, memory: Memory, batches: list[Batch]) -> None:
         with self._watch.measure("forgetting, and looking for what is left"):

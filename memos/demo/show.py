@@ -77,6 +77,27 @@ def tiers(screen: Console, result: Data) -> None:
     )
 
 
+def parametric(screen: Console, result: Data) -> None:
+    """Show one question asked of every tier, side by side."""
+    table = _table(
+        f"Three tiers: {result['question']}", "memories as", "prompt", "computed", "first token", "bytes", "answer"
+    )
+    for name, reply in result["answers"].items():
+        first = f"{reply['milliseconds']['first_token']:,.0f} ms"
+        size = f"{result['bytes'][name]:,}" if name in result.get("bytes", {}) else ""
+        tokens = (str(reply["prompt_tokens"]), str(reply["tokens_recomputed"]))
+        table.add_row(name, *tokens, first, size, Text(textwrap.shorten(reply["text"], 120, placeholder=" …")))
+    screen.print(table)
+    if "error" in result:
+        screen.print(f"no adapter was published after {result['seconds']:.0f} s: {result['error']}\n", markup=False)
+        return
+    screen.print(
+        f"Four facts were trained into an adapter in {result['seconds']:.0f} s; it passed its gate, and its prompt holds "
+        f"the question alone.\n",
+        highlight=False,
+    )
+
+
 def narrowed(screen: Console, results: Sequence[Data]) -> None:
     """Show what filters and ``as_of`` do."""
     table = _table("Filters and points in time", "question", "options", "two best hits")

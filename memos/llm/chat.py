@@ -85,7 +85,7 @@ class Chat:
     ) -> ChatReply:
         """Return the reply; raise ``PromptTooLong`` where it cannot fit the model's context window."""
         watch = Watch()
-        hits = self._recall(scope, messages[-1].content, top_k=options.top_k).hits
+        hits = self._recall(scope, messages[-1].content, top_k=options.top_k).hits if options.top_k else ()
         watch.lap("recall")
         serving = self._models.serving()
         watch.lap("model")
@@ -191,7 +191,7 @@ class Chat:
         return tuple(adapters), cartridge
 
     def _count(self, scope: Scope, prompt: _Prompt, loaded: Loaded | None, misses: Sequence[Miss]) -> None:
-        if prompt.cover is not None and (loaded is not None or misses):
+        if prompt.cover is not None and (loaded is not None or _missed(prompt, misses)):
             self._activation.reuse.count(scope, prompt.cover, tokens=prompt.covered if loaded is not None else 0)
         if prompt.adapters:
             self._parametric.count_use(scope, [record.cube_id for record in prompt.adapters])
@@ -246,7 +246,7 @@ def _reply(
         tokens_reused=reused,
         tokens_shared=shared,
         tokens_recomputed=len(prompt.tokens) - reused - shared,
-        tokens_missed=prompt.covered if misses and loaded is None else 0,
+        tokens_missed=prompt.covered if _missed(prompt, misses) else 0,
         milliseconds=milliseconds,
     )
     return ChatReply(
@@ -257,6 +257,11 @@ def _reply(
         tiers=_tiers(prompt, reused=loaded is not None),
         misses=tuple(misses),
     )
+
+
+def _missed(prompt: _Prompt, misses: Sequence[Miss]) -> bool:
+    """Return whether a KV file should have served, and did not."""
+    return prompt.cover is not None and any(miss.cube_id == prompt.cover.activation.cube_id for miss in misses)
 
 
 def _tiers(prompt: _Prompt, *, reused: bool) -> dict[str, tuple[str, ...]]:

@@ -25,7 +25,8 @@ class Message(Frozen):
 class ChatOptions(Frozen):
     """How to recall and how to decode.
 
-    ``temperature`` 0 is greedy. With ``reuse`` false the prompt is the same, but every token of it is computed.
+    ``top_k`` 0 recalls nothing; ``temperature`` 0 is greedy. With ``reuse`` false the prompt is the same, but every
+    token of it is computed.
     ``adapters`` are the cube ids of adapters and cartridges to run with; None leaves the choice to what is recalled.
     With ``text`` false the memories that these hold are not written into the prompt.
     """
@@ -99,7 +100,8 @@ def check_options(given: Mapping[str, Any], settings: Settings) -> ChatOptions:
     except ValidationError as error:
         wrong = error.errors(include_input=False)[0]
         raise InvalidInput(f"chat option {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}") from error
-    check_count(checked.top_k, settings.max_top_k, "top_k")
+    if checked.top_k != 0:
+        check_count(checked.top_k, settings.max_top_k, "top_k")
     return checked
 
 

@@ -279,9 +279,9 @@ class Memory:
     ) -> ChatReply:
         """Answer the last of ``messages`` with what the user's memories say about it, on the local model.
 
-        At most ``top_k`` memories are recalled. ``temperature`` 0 is greedy. ``reuse=False`` computes what a KV file
-        could bring. ``adapters`` names what the model runs with (``()``: nothing); left open, it is what holds the
-        recalled memories and passed its gate. ``text=False`` keeps the text of those out of the prompt.
+        At most ``top_k`` memories are recalled, 0 for none. ``temperature`` 0 is greedy. ``reuse=False`` computes what
+        a KV file could bring. ``adapters`` names what the model runs with (``()``: nothing); left open, it is what
+        holds the recalled memories and passed its gate. ``text=False`` keeps the text of those out of the prompt.
         ``reply.usage`` counts tokens and milliseconds, ``reply.tiers`` names the cubes that the answer was made with.
         """
         options = {
@@ -597,9 +597,9 @@ class AsyncMemory:
     ) -> ChatReply:
         """Answer the last of ``messages`` with what the user's memories say about it, on the local model.
 
-        At most ``top_k`` memories are recalled. ``temperature`` 0 is greedy. ``reuse=False`` computes what a KV file
-        could bring. ``adapters`` names what the model runs with (``()``: nothing); left open, it is what holds the
-        recalled memories and passed its gate. ``text=False`` keeps the text of those out of the prompt.
+        At most ``top_k`` memories are recalled, 0 for none. ``temperature`` 0 is greedy. ``reuse=False`` computes what
+        a KV file could bring. ``adapters`` names what the model runs with (``()``: nothing); left open, it is what
+        holds the recalled memories and passed its gate. ``text=False`` keeps the text of those out of the prompt.
         ``reply.usage`` counts tokens and milliseconds, ``reply.tiers`` names the cubes that the answer was made with.
         """
         options = {

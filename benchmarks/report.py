@@ -63,6 +63,20 @@ SHOWN = {
     "lora_64_read_bandwidth": ("... share of read bandwidth", ">= .5"),
     "lora_64_vs_peft": ("... / PEFT's mixed batch, time", ""),
     "lora_2000_ms": ("... 2,000 distinct adapters, ms", "<= 8"),
+    "step_ratio_64_all": ("decode step, 64 rows, 64 distinct adapters r8 on all projections / bare model", "<= 1.4"),
+    "step_ratio_64_qkvo": ("... on q, k, v and o", "<= 1.2"),
+    "step_ratio_64_all_peft": ("... PEFT's mixed batch / transformers' bare model", "peer"),
+    "step_64_all_vs_peft": ("... ours / PEFT's mixed batch, time", ""),
+    "throughput_2000_vs_5_zipf": ("throughput with 2,000 registered adapters / 5, Zipf", ">= .94"),
+    "throughput_2000_vs_5_uniform": ("... uniform", ">= .85"),
+    "register_2000th_ms": ("registering the 2,000th adapter, ms", "<= 50"),
+    "batch64_speedup": ("64 requests together / one by one, tokens per second", ">= 8"),
+    "fact_recall_8": ("8 distilled facts, questions never trained, answered right", ">= .95"),
+    "fact_recall_32": ("... 32 facts", ""),
+    "fact_recall_128": ("... 128 facts", ""),
+    "seconds_8": ("... seconds to train 8 facts", "<= 60"),
+    "drift_kl_8": ("... KL on unrelated prompts, nats per token", "<= .02"),
+    "svd_speedup_vs_dense_3": ("fusing 3 adapters by svd: QR trick / dense SVD, times faster", ""),
 }
 
 

@@ -25,7 +25,7 @@ POLL_S = 0.1
 _DONE = ("done", "failed", "cancelled")
 
 
-def parametric(memory: Memory, *, progress: bool) -> dict[str, Any]:
+def parametric(memory: Memory, training: Mapping[str, Any] | None, *, progress: bool) -> dict[str, Any]:
     """Train the notes of a user into an adapter and ask each tier; return what was asked, answered and spent."""
     items = [
         {"text": text, "metadata": {"subject": subject, "attribute": attribute, "value": value}}
@@ -39,7 +39,7 @@ def parametric(memory: Memory, *, progress: bool) -> dict[str, Any]:
         "activation": _ask(memory, adapters=None),
     }
     start = time.perf_counter()
-    job = _trained(memory, ids, progress=progress)
+    job = _trained(memory, ids, training, progress=progress)
     seconds = time.perf_counter() - start
     if job.result is None:
         return {"error": job.error, "question": QUESTION, "answers": _told(answers), "seconds": seconds}
@@ -60,9 +60,9 @@ def parametric(memory: Memory, *, progress: bool) -> dict[str, Any]:
     }
 
 
-def _trained(memory: Memory, ids: Sequence[str], *, progress: bool) -> Job:
+def _trained(memory: Memory, ids: Sequence[str], training: Mapping[str, Any] | None, *, progress: bool) -> Job:
     columns = (TextColumn("training an adapter"), BarColumn(), TimeElapsedColumn())
-    job = memory.promote(ids, to="parametric", user_id=KEEPER)
+    job = memory.promote(ids, to="parametric", user_id=KEEPER, options=training)
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not progress) as bar:
         line = bar.add_task("", total=1.0)
         while job.state not in _DONE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,10 +21,17 @@ from memos_sdk.errors import InvalidInput
 Report = dict[str, Any]
 
 
-def run_demo(console: Console, *, json: bool = False, embedder: Embedder | None = None) -> dict[str, Any]:
+def run_demo(
+    console: Console,
+    *,
+    json: bool = False,
+    embedder: Embedder | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Store, ask, explain, forget and reopen in a temporary store; show it as it happens, return what was shown.
 
-    With ``json`` nothing is printed but the returned data. Without ``embedder`` the bundled model is used.
+    With ``json`` nothing is printed but the returned data. Without ``embedder`` the bundled model is used. ``training``
+    are options of the training of an adapter.
     """
     settings = Settings()
     if settings.database_url or settings.chroma_url:
@@ -31,7 +39,7 @@ def run_demo(console: Console, *, json: bool = False, embedder: Embedder | None 
     screen = Console(quiet=True) if json else console
     with TemporaryDirectory(prefix="memos-demo-") as folder:
         timed = TimedEmbedder(embedder or LocalEmbedder())
-        demo = _Demo(Path(folder), timed, screen, progress=console.is_terminal and not json)
+        demo = _Demo(Path(folder), timed, screen, progress=console.is_terminal and not json, training=training)
         report = demo.run()
     if json:
         console.print_json(data=report, ensure_ascii=False)
@@ -41,7 +49,16 @@ def run_demo(console: Console, *, json: bool = False, embedder: Embedder | None 
 class _Demo:
     """One run: the store's folder, the clock, and the two times the store is opened."""
 
-    def __init__(self, folder: Path, embedder: TimedEmbedder, screen: Console, *, progress: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        embedder: TimedEmbedder,
+        screen: Console,
+        *,
+        progress: bool,
+        training: Mapping[str, Any] | None,
+    ) -> None:
+        self._training = training
         self._watch = Stopwatch()
         self._folder = folder
         self._screen = screen
@@ -97,7 +114,7 @@ class _Demo:
             self._report["tiers"] = tiers.tiers(memory)
         show.tiers(self._screen, self._report["tiers"])
         with self._watch.measure("training four facts into an adapter, asking all tiers"):
-            self._report["parametric"] = parametric.parametric(memory, progress=self._progress)
+            self._report["parametric"] = parametric.parametric(memory, self._training, progress=self._progress)
         show.parametric(self._screen, self._report["parametric"])
 
     def _forget(self, memory: Memory, batches: list[Batch]) -> None:

@@ -92,8 +92,8 @@ def parametric(screen: Console, result: Data) -> None:
         screen.print(f"no adapter was published after {result['seconds']:.0f} s: {result['error']}\n", markup=False)
         return
     screen.print(
-        f"Four facts were trained into an adapter in {result['seconds']:.0f} s; it passed its gate, and its prompt holds "
-        f"the question alone.\n",
+        f"Four facts were trained into an adapter in {result['seconds']:.0f} s, and it passed its gate: its prompt "
+        f"holds the question alone.\n",
         highlight=False,
     )
 

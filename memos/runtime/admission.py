@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -76,15 +76,17 @@ class Admission:
         if job.cartridge is not None and self.residents.find(job.cartridge.digest) is None:
             self._reading_cartridge(job.cartridge)
 
-    def admit(self, job: Job, *, wait: bool) -> bool:
+    def ready(self, job: Job) -> bool:
+        """Return whether what a job needs is there, or read: it waits for pages alone."""
+        return all(reading.done() for reading in self._readings(job).values())
+
+    def admit(self, job: Job) -> bool:
         """Give a job its pages; return False if they, or what it needs, are not there yet.
 
-        With ``wait`` (nothing else runs) what is being read is waited for. A job whose adapters cannot be used gets the
-        reason as its ``error``.
+        A job whose adapters cannot be used gets the reason as its ``error``.
         """
-        self.prepare(job)
         readings = self._readings(job)
-        if not wait and not all(reading.done() for reading in readings.values()):
+        if not all(reading.done() for reading in readings.values()):
             return False
         for reading in readings.values():
             if (error := reading.exception()) is not None:
@@ -123,7 +125,12 @@ class Admission:
                 pages = np.ascontiguousarray(sequence.pages[:, :, at])
                 self.pool.share(pages)
                 made = Resident(
-                    job.blocks[at], pages, PAGE_TOKENS * self.token_seconds, depth=at, made_with=job.made_with
+                    key=job.blocks[at],
+                    pages=pages,
+                    seconds=PAGE_TOKENS * self.token_seconds,
+                    depth=at,
+                    before=job.blocks[at - 1] if at else None,
+                    made_with=job.made_with,
                 )
                 self.residents.hold([self.residents.add(made)])
                 job.residents.append(made)
@@ -189,10 +196,11 @@ class Admission:
         return self.ahead.ask(cartridge.digest, lambda: self._checked(cartridge))
 
     def _checked(self, cartridge: Cartridge) -> KVBlock:
-        block = cartridge.load()
-        if block.shape != self.pool.shape.kv or block.tokens != cartridge.tokens:
+        """Read a cartridge of any dtype, as adapters may be: it is rounded once."""
+        block, kv = cartridge.load(), self.pool.shape.kv
+        if replace(block.shape, dtype=kv.dtype) != kv or block.tokens != cartridge.tokens:
             raise InvalidInput(f"the cartridge is one of {block.tokens} tokens for a model of {block.shape}")
-        return block
+        return KVBlock(kv, block.data.to(kv.torch_dtype))
 
     # ------------------------------------------------------------ room
 

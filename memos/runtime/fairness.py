@@ -36,8 +36,8 @@ class FairQueue:
 
     def start(self, job: Job) -> None:
         """Take a job out of the queue to run it; its owner pays for the prompt."""
+        self._running[job.owner] = self._running.get(job.owner, 0) + 1  # first, so that its counter is kept
         self.discard(job)
-        self._running[job.owner] = self._running.get(job.owner, 0) + 1
         self.charge(job, READ * job.sequence.waiting)
 
     def finish(self, job: Job) -> None:

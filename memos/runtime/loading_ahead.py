@@ -11,6 +11,8 @@ class LoadingAhead:
     """What is being read, by key. Not safe for several threads, but for the one that reads."""
 
     def __init__(self) -> None:
+        #: Called, in any thread, when something was read, or could not be.
+        self.on_read: Callable[[], None] = lambda: None
         self._reader: ThreadPoolExecutor | None = None
         self._reading: dict[Hashable, Future[Any]] = {}
 
@@ -19,7 +21,13 @@ class LoadingAhead:
         if key not in self._reading:
             self._reader = self._reader or ThreadPoolExecutor(1, "memos-adapters")
             self._reading[key] = self._reader.submit(load)
+            self._reading[key].add_done_callback(lambda _: self.on_read())
         return self._reading[key]
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is still being read."""
+        return any(not reading.done() for reading in self._reading.values())
 
     def keep(self, wanted: Collection[Hashable]) -> None:
         """Let go of everything but what is still wanted."""

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 
@@ -73,7 +74,11 @@ class Runtime:
         self._scheduler = Scheduler(Admission(pool, Modules.of(loaded.model, loaded.identity.base, shape)))
         self._stepping = False
         self._closed = False
-        self._change = threading.Condition()
+        lock = threading.RLock()
+        self._change = threading.Condition(lock)
+        #: Whoever runs a step waits here while all that is asked is still being read.
+        self._stall = threading.Condition(lock)
+        self._scheduler.admission.ahead.on_read = partial(_wake, self._stall)
 
     # ------------------------------------------------------------ asking
 
@@ -153,6 +158,7 @@ class Runtime:
         with self._change:
             self._closed = True
             self._change.notify_all()
+            self._stall.notify()
         self._scheduler.admission.ahead.close()
 
     # ------------------------------------------------------------ the loop
@@ -172,10 +178,14 @@ class Runtime:
             self._postprocess(jobs, batch, rows, logits, time.perf_counter() - started)
 
     def _schedule(self) -> tuple[list[Job], Batch] | None:
-        """Let in who may run, and choose the tokens of the next forward."""
+        """Let in who may run, and choose the tokens of the next forward; None if that was nothing yet."""
         with self._change:
+            if self._closed:
+                raise StoreClosed("the model was closed")
             self._scheduler.reap()
             scheduled = self._scheduler.next_batch()
+            if scheduled is None and self._scheduler.stalled:
+                self._stall.wait()
         now = time.perf_counter()
         for job in scheduled[0] if scheduled is not None else ():
             job.clock.ran = job.clock.ran or now
@@ -234,6 +244,7 @@ class Runtime:
             with self._change:
                 for job in jobs:
                     self._scheduler.enrol(job)
+                self._stall.notify()
             yield
         finally:
             for job in jobs:
@@ -270,6 +281,11 @@ class Runtime:
                 return False
             self._stepping = True
             return True
+
+
+def _wake(stall: threading.Condition) -> None:
+    with stall:
+        stall.notify()
 
 
 def _widths(loaded: LoadedModel) -> list[int]:

@@ -67,9 +67,10 @@ def pack(adapter: Adapter, modules: Modules, dtype: torch.dtype) -> Packed:
     run = np.empty((int(starts[-1]), modules.width), np.float32)
     for (layer, projection), factors in adapter.factors.items():
         _place(factors, run, places[_index(layer, projection, modules)])
-    if not np.isfinite(run).all():
-        raise AdapterRefused("the adapter holds values that are not finite")
-    return Packed(torch.from_numpy(run).to(dtype), ranks, places, starts)
+    packed = torch.from_numpy(run).to(dtype)
+    if not packed.isfinite().all():  # rounded: float16 ends at 65504
+        raise AdapterRefused(f"the adapter holds values that are not finite in {dtype}")
+    return Packed(packed, ranks, places, starts)
 
 
 def _index(layer: int, projection: str, modules: Modules) -> int:
@@ -91,7 +92,8 @@ def _check(factors: Factors, sizes: NDArray[np.int32], name: str) -> None:
 def _place(factors: Factors, run: NDArray[np.float32], places: NDArray[np.int32]) -> None:
     width = run.shape[1]
     down = factors.down.float().numpy().reshape(-1, width)
-    up = np.multiply(factors.up.float().numpy().T, np.float32(factors.scaling), order="C").reshape(-1, width)
+    with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is refused
+        up = np.multiply(factors.up.float().numpy().T, np.float32(factors.scaling), order="C").reshape(-1, width)
     inward, outward = len(down) // factors.rank, len(up) // factors.rank
     for group, at in enumerate(places[: -(-factors.rank // GROUP)].tolist()):
         first, last = group * GROUP, min((group + 1) * GROUP, factors.rank)

@@ -16,7 +16,7 @@ from memos.runtime.pool import PAGE_TOKENS
 
 def block_keys(tokens: Sequence[int], root: Iterable[str]) -> list[bytes]:
     """Return the keys of all whole blocks of 16 tokens. ``root`` names all that decides their cache besides tokens."""
-    before = hashlib.blake2b("\0".join(root).encode(), digest_size=16).digest()
+    before = hashlib.blake2b(repr(tuple(root)).encode(), digest_size=16).digest()
     ids = np.asarray(tokens, np.int32)
     keys = []
     for start in range(0, len(ids) - PAGE_TOKENS + 1, PAGE_TOKENS):

@@ -25,14 +25,15 @@ class Resident:
     key: Hashable
     pages: Pages
     seconds: float
-    #: Blocks of a prompt that come before this one: it is of no use without them.
+    #: Blocks of a prompt that come before this one, and the key of the last of them: it is of no use without them.
     depth: int = 0
+    before: Hashable | None = None
     #: Digests of the adapters and cartridges it was computed with.
     made_with: frozenset[str] = frozenset()
     #: Requests that run with it.
     users: int = 0
     #: How often it was used, older uses counting less.
-    heat: float = 1.0
+    heat: float = 0.0
     used_at: float = field(default_factory=time.monotonic)
 
     def touch(self, now: float) -> None:
@@ -121,13 +122,18 @@ class Residents:
             return True
         if pages > self._pool.free + self._idle:
             return False
-        now = time.monotonic()
-        idle = [one for one in self._there.values() if not one.users]
-        # A block of a prompt is never cheaper than one after it: whoever used that used both.
-        idle.sort(key=lambda one: (one.price(now), -one.depth))
-        for one in idle:
+        for one in self._cheapest_first():
             self.drop(one.key)
             self.evicted += 1
             if pages <= self._pool.free:
                 return True
         return False
+
+    def _cheapest_first(self) -> list[Resident]:
+        """Return who is idle. A block of a prompt is worth no more than one before it, so it goes first."""
+        now = time.monotonic()
+        idle = sorted((one for one in self._there.values() if not one.users), key=lambda one: one.depth)
+        prices: dict[Hashable, float] = {}
+        for one in idle:
+            prices[one.key] = min(one.price(now), prices.get(one.before, math.inf))
+        return sorted(idle, key=lambda one: (prices[one.key], -one.depth))

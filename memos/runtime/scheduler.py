@@ -40,6 +40,12 @@ class Scheduler:
         """Whether there is nothing to run."""
         return not self.running and not len(self._queue)
 
+    @property
+    def stalled(self) -> bool:
+        """Whether nothing can run before something is read, or asked."""
+        waiting = self._queue.fair_order()
+        return not self.running and self.admission.ahead.busy and all(job.active for job in waiting)
+
     def enrol(self, job: Job) -> None:
         """Let a job wait for its turn. Raises :class:`InvalidInput` if it could never run."""
         self.admission.check(job)
@@ -70,7 +76,7 @@ class Scheduler:
         """Forget adapters and cartridges; what runs with them goes on, and nobody shares it."""
         gone = set(digests)
         self.admission.drop(gone)
-        for job in self.running:
+        for job in (*self.running, *self._queue.fair_order()):
             if job.made_with & gone:
                 job.blocks = []
 
@@ -92,21 +98,28 @@ class Scheduler:
         waiting = [job for _, job in zip(range(LOOK), self._queue.fair_order(), strict=False)]
         for job in waiting[:AHEAD]:
             self.admission.prepare(job)
+        passed: list[Job] = []
         for job in waiting:
             if len(self.running) >= MOST_RUNNING:
                 break
-            if self.admission.admit(job, wait=not self.running):
-                self._queue.start(job)
-                self._passed.pop(id(job), None)
-                self.running.append(job)
-            elif job.error is None:
-                self._passed[id(job)] = self._passed.get(id(job), 0) + 1
-                if self._passed[id(job)] > PASSES:
-                    break
+            if job.active and self.admission.admit(job):
+                self._start(job)
+                for one in passed:
+                    self._passed[id(one)] = self._passed.get(id(one), 0) + 1
+            elif job.active and self.admission.ready(job):  # it does not fit
+                passed.append(job)
+            if any(self._passed.get(id(one), 0) >= PASSES for one in passed):
+                break
+        still = [job for job in waiting if job.active and not job.admitted]  # what failed is read anew for others
         self.admission.ahead.keep(
-            {use.digest for job in waiting if not job.admitted for use in job.adapters}
-            | {job.cartridge.digest for job in waiting if job.cartridge is not None and not job.admitted}
+            {use.digest for job in still for use in job.adapters}
+            | {job.cartridge.digest for job in still if job.cartridge is not None}
         )
+
+    def _start(self, job: Job) -> None:
+        self._queue.start(job)
+        self._passed.pop(id(job), None)
+        self.running.append(job)
 
     def _chosen(self) -> list[tuple[Job, int]]:
         """Return who runs how many tokens."""

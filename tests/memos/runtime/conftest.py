@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from memos.parametric.adapter import PROJECTIONS, Adapter, Factors
 from memos.runtime.chat import ChatFormat
 from memos.runtime.host import ModelHost
 from memos.runtime.loading import LoadedModel
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 #: Logits ``[n, vocabulary]`` of a token list.
 Reference = Callable[[list[int]], torch.Tensor]
 MakeTiny = Callable[..., Path]
+MakeAdapter = Callable[..., Adapter]
 
 WORDS = ("a", "b", "c", "the", "cat", "sat", "<pad>", "</s>")
 TINY = {
@@ -112,3 +114,22 @@ def tiny(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> MakeTiny:
         return folder
 
     return make
+
+
+def random_adapter(loaded: LoadedModel, seed: int, rank: int, names: Sequence[str] = PROJECTIONS) -> Adapter:
+    """Return a random adapter that changes what the model says."""
+    random = torch.Generator().manual_seed(seed)
+    factors = {}
+    for layer in range(loaded.shape.layers):
+        for name in names:
+            linear: Any = loaded.model.get_submodule(f"model.layers.{layer}.{name}")
+            down = torch.randn(rank, linear.in_features, generator=random) / linear.in_features**0.5
+            up = torch.randn(linear.out_features, rank, generator=random) * 0.05
+            factors[layer, name] = Factors(down, up, 0.5 + seed % 3)
+    return Adapter(loaded.identity.base, factors)
+
+
+@pytest.fixture(scope="session")
+def adapter_of() -> MakeAdapter:
+    """Make adapters for a loaded model: the same for the same seed."""
+    return random_adapter

@@ -1,0 +1,1 @@
+"""Distillation: notes -> facts -> examples -> LoRA or cartridge -> gate. Nothing here publishes anything."""

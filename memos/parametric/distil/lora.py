@@ -1,0 +1,134 @@
+"""LoRA on a twin (arXiv:2106.09685): every chosen projection ``W x`` becomes ``W x + B A x``, W as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import torch
+
+from memos.parametric.adapter import FEED_FORWARD, Adapter, Factors
+from memos.parametric.distil.examples import Example, Lesson
+from memos.parametric.distil.keys import directions
+from memos.parametric.distil.recipe import Recipe
+from memos.parametric.distil.trie import Packed, packs
+from memos.parametric.distil.twin import Twin
+from memos.parametric.naming import module_name
+
+#: Examples that the start is computed from, at least if there are so many; rows of their text, at most.
+MIN_EXAMPLES, MAX_ROWS = 24, 1024
+#: Tokens of one forward meanwhile, before what is shared is merged.
+PACK_TOKENS = 1024
+#: Projections that read the same input, by the one that stands for them.
+_SAME_INPUT = {"mlp.up_proj": "mlp.gate_proj"}
+
+Place = tuple[int, str]
+
+
+class LoraStudent:
+    """An adapter of rank ``recipe.rank`` on the feed-forward projections, scaling 1, in float32."""
+
+    def __init__(self, twin: Twin, recipe: Recipe, base: str) -> None:
+        self.twin = twin
+        self.rate = recipe.rate
+        self._recipe = recipe
+        self._base = base
+        self._on = False
+        layers = int(twin.config.num_hidden_layers)
+        self._places = [(layer, name) for layer in range(layers) for name in FEED_FORWARD]
+        self._factors = {place: self._install(place) for place in self._places}
+        self.parameters: Mapping[str, torch.nn.Parameter] = {
+            f"{module_name(*place)}.{side}": factor
+            for place, factors in self._factors.items()
+            for side, factor in zip(("down", "up"), factors, strict=True)
+        }
+
+    def begin(self, lesson: Lesson) -> None:
+        """Let A read what sets the facts apart from generic text; B is zero, so nothing has changed yet."""
+        closed = [one for one in lesson.trained if one.prompt != one.taught]
+        some = closed[:: max(1, len(closed) // max(MIN_EXAMPLES, len(lesson.facts)))]
+        facts = self._inputs(some, _shared([one.prompt for one in some]), MAX_ROWS)
+        generic = self._inputs(lesson.preserved, 0, None)
+        found = {
+            place: directions(facts[place], generic[place], self._recipe.rank, self._recipe.ridge) for place in facts
+        }
+        with torch.no_grad():
+            for (layer, name), (down, up) in self._factors.items():
+                down.copy_(found[layer, _SAME_INPUT.get(name, name)])
+                up.zero_()
+
+    def hidden(self, packed: Packed) -> torch.Tensor:
+        """Run the model with the adapter."""
+        self._on = True
+        try:
+            return self.twin.hidden(packed)
+        finally:
+            self._on = False
+
+    def base_hidden(self, packed: Packed) -> torch.Tensor:
+        """Run the bare model."""
+        return self.twin.hidden(packed)
+
+    def finish(self) -> Adapter:
+        """Return the adapter, in the model's dtype."""
+        for parameter in self.parameters.values():
+            parameter.data = parameter.data.to(self.twin.dtype).float()
+        served = {
+            place: [one.detach().to("cpu", self.twin.dtype) for one in pair] for place, pair in self._factors.items()
+        }
+        return Adapter(self._base, {place: Factors(down.clone(), up.clone()) for place, (down, up) in served.items()})
+
+    # ------------------------------------------------------------ inside
+
+    def _install(self, place: Place) -> tuple[torch.nn.Parameter, torch.nn.Parameter]:
+        linear: Any = self.twin.model.get_submodule(module_name(*place))
+        rank, device = self._recipe.rank, self.twin.device
+        down = torch.nn.Parameter(torch.zeros(rank, linear.in_features, device=device))
+        up = torch.nn.Parameter(torch.zeros(linear.out_features, rank, device=device))
+        linear.register_forward_hook(partial(self._add, down, up))
+        return down, up
+
+    def _add(
+        self,
+        down: torch.nn.Parameter,
+        up: torch.nn.Parameter,
+        module: torch.nn.Module,
+        inputs: tuple[torch.Tensor, ...],
+        output: torch.Tensor,
+    ) -> torch.Tensor | None:
+        if not self._on:
+            return None
+        return output + ((inputs[0].float() @ down.T) @ up.T).to(output.dtype)
+
+    @torch.no_grad()
+    def _inputs(self, examples: Sequence[Example], start: int, most: int | None) -> dict[Place, torch.Tensor]:
+        """Return what each projection reads, ``[n, in]``, from position ``start`` on, evenly thinned to ``most``."""
+        sequences = [one.tokens for one in examples]
+        stride = max(1, -(-sum(len(one) - start for one in sequences) // most)) if most else 1
+        gathered: dict[Place, list[torch.Tensor]] = {place: [] for place in self._places if place[1] not in _SAME_INPUT}
+        for _, packed in packs(sequences, PACK_TOKENS):
+            rows = torch.nonzero(packed.positions >= start)[::stride, 0].to(self.twin.device)
+            with ExitStack() as hooks:
+                for place, kept in gathered.items():
+                    linear: Any = self.twin.model.get_submodule(module_name(*place))
+                    hooks.enter_context(linear.register_forward_hook(partial(_keep, kept, rows)))
+                self.twin.hidden(packed)
+        return {place: torch.cat(kept) for place, kept in gathered.items()}
+
+
+def _shared(sequences: Sequence[Sequence[int]]) -> int:
+    """Return how many tokens all sequences begin with."""
+    columns = enumerate(zip(*sequences, strict=False))
+    return next((place for place, column in columns if len(set(column)) > 1), min(map(len, sequences)))
+
+
+def _keep(
+    kept: list[torch.Tensor],
+    rows: torch.Tensor,
+    module: torch.nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    output: torch.Tensor,
+) -> None:
+    kept.append(inputs[0][0, rows])

@@ -1,0 +1,100 @@
+"""How memories are trained in: every hyperparameter, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from memos.errors import InvalidInput
+
+PAYLOADS = ("lora", "cartridge")
+#: Smallest and largest value of each number that can be chosen.
+_RANGES: dict[str, tuple[float, float]] = {
+    "rank": (1, 256),
+    "tokens": (2, 4_096),
+    "epochs": (1, 1_000),
+    "ways": (1, 64),
+    "batch": (1, 256),
+    "rate": (1e-6, 1.0),
+    "cartridge_rate": (1e-6, 1.0),
+    "with_text": (0, 1),
+    "teacher": (0, 1),
+    "top_k": (1, 1_024),
+    "preserve": (0, 1_000),
+    "preserved": (0, 64),
+    "strangers": (0, 64),
+    "ridge": (1e-6, 1e3),
+    "stop_loss": (0, 10),
+    "patience": (1, 1_000),
+    "seed": (0, 2**31),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The hyperparameters.
+
+    payload      ``lora`` or ``cartridge``
+    rank         of the adapter, which changes the feed-forward projections; its scaling is 1
+    tokens       length of the cartridge
+    epochs       most passes over the facts
+    ways         questions about each fact in an epoch; the next epoch asks the next ones
+    batch        examples in a step
+    rate         AdamW's learning rate, which falls to a tenth over the epochs; ``cartridge_rate`` is a cartridge's
+    with_text    share of the questions that are also trained with the note in the prompt
+    teacher      weight of context distillation; the answer tokens' own loss has the rest
+    top_k        logits kept of a teacher, the likeliest
+    preserve     weight of the divergence from the base on what must not change
+    preserved    generic prompts in a step
+    strangers    questions in a step about people who do not exist
+    ridge        how much the adapter may read of generic text (:mod:`memos.parametric.distil.keys`)
+    stop_loss    training ends when an epoch's mean loss is below, in nats per token, with every answer right
+    patience     ... or when this many epochs made it no better
+    seed         of all that is random
+    """
+
+    payload: str = "lora"
+    rank: int = 8
+    tokens: int = 32
+    epochs: int = 4
+    ways: int = 5
+    batch: int = 4
+    rate: float = 2e-3
+    cartridge_rate: float = 2e-2
+    with_text: float = 0.25
+    teacher: float = 0.0
+    top_k: int = 16
+    preserve: float = 3.0
+    preserved: int = 2
+    strangers: int = 2
+    ridge: float = 0.1
+    stop_loss: float = 0.01
+    patience: int = 2
+    seed: int = 0
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Recipe:
+        """Return the recipe with some of its values chosen. Raises :class:`InvalidInput`."""
+        known = {field.name: field.type for field in fields(cls)}
+        for name, value in options.items():
+            if name not in known:
+                raise InvalidInput(f"training has no option {name!r}; there are: {', '.join(known)}")
+            _check(name, str(known[name]), value)
+        return cls(**options)
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """The recipe as plain data."""
+        return asdict(self)
+
+
+def _check(name: str, kind: str, value: Any) -> None:
+    if name == "payload":
+        if value not in PAYLOADS:
+            raise InvalidInput(f"payload must be one of {', '.join(PAYLOADS)}, not {value!r}")
+        return
+    right = isinstance(value, int) if kind == "int" else isinstance(value, int | float)
+    low, high = _RANGES[name]
+    if not right or isinstance(value, bool) or not low <= value <= high:
+        raise InvalidInput(f"{name} must be {'a whole number' if kind == 'int' else 'a number'} within {low} to {high}")

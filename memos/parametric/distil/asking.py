@@ -14,38 +14,38 @@ from memos.runtime.loop import Request
 from memos.runtime.uses import AdapterUse, Cartridge
 
 #: Tokens that an answer may have beyond what it should be.
-SLACK = 16
+SLACK = 12
 #: Requests that are in the loop at once: their caches, and the patience of those who chat meanwhile, are finite.
-TOGETHER = 32
+TOGETHER = 64
 _ARTICLES = frozenset({"a", "an", "the"})
 
 
-def answers(serving: Serving, asked: Sequence[Example], trained: Trained | None, owner: str) -> list[str]:
+def answers(
+    serving: Serving, asked: Sequence[tuple[Example, Trained | None]], owner: str, slack: int = SLACK
+) -> list[str]:
     """Return the greedy answers to the prompts of some examples, through the loop that serves everybody.
 
-    Those of one ``owner`` share what they begin with.
+    Each is asked of what was trained, or of the bare model. Those of one ``owner`` share what they begin with.
     """
     found = []
     try:
         for first in range(0, len(asked), TOGETHER):
-            requests = [_request(one, trained, owner) for one in asked[first : first + TOGETHER]]
+            requests = [_request(*one, owner, slack) for one in asked[first : first + TOGETHER]]
             found += [answer.text for answer in serving.runtime.answers(requests)]
     finally:
-        if trained is not None:
-            serving.runtime.drop_adapters([trained.digest])
+        serving.runtime.drop_adapters({trained.digest for _, trained in asked if trained is not None})
     return found
 
 
-def _request(example: Example, trained: Trained | None, owner: str) -> Request:
-    how = {"max_tokens": len(example.answer) + SLACK, "owner": owner}
+def _request(example: Example, trained: Trained | None, owner: str, slack: int) -> Request:
+    tokens, length = example.prompt, len(example.answer) + slack
     if trained is None:
-        return Request(example.prompt, **how)  # type: ignore[arg-type]
+        return Request(tokens, max_tokens=length, owner=owner)
     if isinstance(trained, Adapter):
-        use = AdapterUse(trained.digest, lambda: trained)
-        return Request(example.prompt, adapters=(use,), **how)  # type: ignore[arg-type]
+        adapter = AdapterUse(trained.digest, lambda: trained)
+        return Request(tokens, max_tokens=length, owner=owner, adapters=(adapter,))
     cartridge = Cartridge(trained.digest, trained.tokens, lambda: trained.kv)
-    filled = example.prompt[:1] * trained.tokens + example.prompt
-    return Request(filled, cartridge=cartridge, **how)  # type: ignore[arg-type]
+    return Request(tokens[:1] * trained.tokens + tokens, max_tokens=length, owner=owner, cartridge=cartridge)
 
 
 def holds(text: str, answer: str) -> bool:

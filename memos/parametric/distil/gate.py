@@ -73,14 +73,15 @@ def examine(serving: Serving, student: Student, trained: Trained, lesson: Lesson
     started = time.perf_counter()
     texts = [fact.answer for fact in lesson.facts]
     others = _others(texts)
-    said = answers(serving, [*lesson.held, *lesson.held_strangers], trained, trained.digest)
-    held, strange = said[: len(lesson.held)], said[len(lesson.held) :]
+    asked = [(one, trained) for one in (*lesson.held, *lesson.held_strangers)] + [(one, None) for one in lesson.held]
+    said, count = answers(serving, asked, trained.digest), len(lesson.held)
+    held, strange, base = said[:count], said[count:-count], said[-count:]
     wrong = [_with_answer(one, serving, others[one.fact]) for one in lesson.held]
     found = GateReport(
         facts=len(lesson.facts),
         questions=len(lesson.held),
         recall=_share(held, lesson.held, texts),
-        recall_base=_share(answers(serving, lesson.held, None, trained.digest), lesson.held, texts),
+        recall_base=_share(base, lesson.held, texts),
         recall_shuffled=_share(held, lesson.held, others),
         log_likelihood=-scores(student, lesson.held).loss.mean().item(),
         log_likelihood_base=-scores(student, lesson.held, base=True).loss.mean().item(),

@@ -22,6 +22,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "teacher": (0, 1),
     "top_k": (1, 1_024),
     "preserve": (0, 1_000),
+    "distinguish": (0, 1_000),
     "preserved": (0, 64),
     "strangers": (0, 64),
     "ridge": (1e-6, 1e3),
@@ -45,9 +46,10 @@ class Recipe:
     with_text    share of the questions that are also trained with the note in the prompt
     teacher      weight of context distillation; the answer tokens' own loss has the rest
     top_k        logits kept of a teacher, the likeliest
-    preserve     weight of the divergence from the base on what must not change
+    preserve     weight of the divergence from the base on generic text
     preserved    generic prompts in a step
-    strangers    questions in a step about people who do not exist
+    distinguish  weight of the divergence from the base on questions about people who do not exist
+    strangers    such questions in a step
     ridge        how much the adapter may read of generic text (:mod:`memos.parametric.distil.keys`)
     stop_loss    training ends when an epoch's mean loss is below, in nats per token, with every answer right
     patience     ... or when this many epochs made it no better
@@ -57,17 +59,18 @@ class Recipe:
     payload: str = "lora"
     rank: int = 8
     tokens: int = 32
-    epochs: int = 4
+    epochs: int = 5
     ways: int = 5
     batch: int = 4
     rate: float = 2e-3
     cartridge_rate: float = 2e-2
-    with_text: float = 0.25
+    with_text: float = 0.125
     teacher: float = 0.0
     top_k: int = 16
-    preserve: float = 3.0
+    preserve: float = 4.0
     preserved: int = 2
-    strangers: int = 2
+    distinguish: float = 0.5
+    strangers: int = 1
     ridge: float = 0.1
     stop_loss: float = 0.01
     patience: int = 2

@@ -82,13 +82,12 @@ def asked(direct: str, indirect: str) -> Ways:
 
 def bare(question: str) -> Ways:
     """Ask a question in somebody's own words."""
-    whole = question if question.rstrip().endswith(("?", ".", "!", ":")) else f"{question.rstrip()}?"
-    return _filled(_BARE, _BARE_HELD, {"question": whole})
+    return _filled(_BARE, _BARE_HELD, {"question": _ended(question)})
 
 
 def listed(question: str, paraphrases: tuple[str, ...]) -> Ways:
     """Ask in ways that somebody listed: a quarter of them, and one at least, is held out."""
-    ways = tuple(dict.fromkeys((question, *paraphrases)))
+    ways = tuple(dict.fromkeys(_ended(one) for one in (question, *paraphrases)))
     count = max(1, len(ways) // 4)
     if len(ways) < 3:
         around = bare(question)
@@ -104,6 +103,11 @@ def cloze(start: str) -> Ways:
 def possessive(name: str) -> str:
     """Return a name in the possessive."""
     return f"{name}'" if name.endswith("s") and " " not in name and name.islower() else f"{name}'s"
+
+
+def _ended(question: str) -> str:
+    """Return a question with its mark."""
+    return question if question.endswith(("?", ".", "!", ":")) else f"{question}?"
 
 
 def _filled(trained: tuple[str, ...], held: tuple[str, ...], values: dict[str, str]) -> Ways:

@@ -1,7 +1,8 @@
 """Training: answer tokens are learnt, or a teacher's thoughts about them, and what must not change is held on to.
 
     loss = (1 - teacher) * mean_e nll(answer_e) + teacher * mean_e KL(base with the note || student)
-           + preserve * mean KL(base || student) on generic text and on questions about strangers
+           + preserve * mean KL(base || student) on generic text
+           + distinguish * mean KL(base || student) on questions about strangers
 
 Equal seeds give equal weights on one machine and thread count, whether training was interrupted or not: the order of
 the examples follows from the seed and the epoch, nothing else is random, and a checkpoint holds all that changes.
@@ -10,7 +11,6 @@ the examples follows from the seed and the epoch, nothing else is random, and a 
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Sequence
 
@@ -19,10 +19,12 @@ import torch
 from memos.errors import TrainingRefused
 from memos.parametric.distil.checkpoint import Checkpoint, Progress
 from memos.parametric.distil.examples import Example, Lesson
+from memos.parametric.distil.kept import Kept, kept_of
 from memos.parametric.distil.recipe import Recipe
 from memos.parametric.distil.scoring import AnswerRows, Scores
 from memos.parametric.distil.student import Student
-from memos.parametric.distil.targets import Targets, joined, preserved_targets, taught_targets
+from memos.parametric.distil.syllabus import Syllabus
+from memos.parametric.distil.targets import Targets, joined, taught_targets
 from memos.parametric.distil.trie import pack
 from memos.schedule.executor import Interrupted, Report
 
@@ -30,10 +32,6 @@ from memos.schedule.executor import Interrupted, Report
 SAVE_S = 15.0
 #: How much of the learning rate is gone at the end of the last epoch.
 FALL = 0.9
-
-
-#: An example, and what the bare model says about it.
-_Kept = tuple[Example, Targets]
 
 
 class Trainer:
@@ -46,16 +44,8 @@ class Trainer:
         self._checkpoint = checkpoint
         self._parameters = list(student.parameters.values())
         self._optimiser = torch.optim.AdamW(self._parameters, lr=student.rate, weight_decay=0.0)
-        self._places = _by_fact(lesson.trained)
-        self._epoch_size = sum(min(recipe.ways, len(places)) for places in self._places)
-        self._epoch_steps = math.ceil(self._epoch_size / recipe.batch)
-        self._steps = recipe.epochs * self._epoch_steps
-        #: What must not change, and how much of each there is in a step.
-        self._kept = {
-            "preserved": (lesson.preserved, recipe.preserved),
-            "strangers": (lesson.strangers, recipe.strangers),
-        }
-        self._base: dict[str, list[Targets]] = {}
+        self._syllabus = Syllabus(lesson.trained, recipe)
+        self._kept: list[Kept] = []
         self._taught: list[Targets] = []
         self._saved = 0.0
 
@@ -67,9 +57,9 @@ class Trainer:
         """
         progress = self._begin()
         self._saved = time.monotonic()
-        while progress.step < self._steps and not self._over(progress):
+        while progress.step < self._syllabus.steps and not self._over(progress):
             self._step(progress)
-            if progress.step % self._epoch_steps == 0:
+            if progress.step % self._syllabus.epoch_steps == 0:
                 self._close_epoch(progress)
             self._tell(progress, report)
         return progress
@@ -80,16 +70,14 @@ class Trainer:
         progress = self._checkpoint and self._checkpoint.load(self._student.parameters, self._optimiser)
         if not progress:
             self._student.begin(self._lesson)
-        for name, (examples, count) in self._kept.items():
-            if self._recipe.preserve and count and examples:
-                self._base[name] = preserved_targets(self._student, examples, self._recipe.top_k)
+        self._kept = kept_of(self._student, self._lesson, self._recipe)
         if self._recipe.teacher:
             self._taught = taught_targets(self._student, self._lesson.trained, self._recipe.top_k)
         return progress or Progress()
 
     def _close_epoch(self, progress: Progress) -> None:
-        progress.losses.append(progress.loss_sum / self._epoch_size)
-        progress.right.append(progress.right_sum / self._epoch_size)
+        progress.losses.append(progress.loss_sum / self._syllabus.size)
+        progress.right.append(progress.right_sum / self._syllabus.size)
         progress.loss_sum = progress.right_sum = 0.0
 
     def _over(self, progress: Progress) -> bool:
@@ -103,12 +91,12 @@ class Trainer:
     def _tell(self, progress: Progress, report: Report) -> None:
         """Save now and then, and report."""
         if self._checkpoint is None:
-            report(progress.step / self._steps)
+            report(progress.step / self._syllabus.steps)
             return
         if time.monotonic() - self._saved >= SAVE_S:
             self._save(self._checkpoint, progress)
         try:
-            report(progress.step / self._steps)
+            report(progress.step / self._syllabus.steps)
         except Interrupted:
             self._save(self._checkpoint, progress)
             raise
@@ -120,14 +108,13 @@ class Trainer:
     # ------------------------------------------------------------ a step
 
     def _step(self, progress: Progress) -> None:
-        chosen = self._chosen(progress.step)
-        loss, scores = self._loss(chosen, self._held_on_to(progress.step))
+        loss, scores = self._loss(progress.step)
         if not math.isfinite(loss.item()):
             raise TrainingRefused(
                 "the training came to values that are not finite: choose a smaller rate, or run the model in float32"
             )
         for group in self._optimiser.param_groups:
-            group["lr"] = self._student.rate * (1 - FALL * progress.step / self._steps)
+            group["lr"] = self._student.rate * (1 - FALL * progress.step / self._syllabus.steps)
         self._optimiser.zero_grad()
         loss.backward()
         self._optimiser.step()
@@ -135,61 +122,30 @@ class Trainer:
         progress.loss_sum += scores.loss.sum().item()
         progress.right_sum += scores.right.sum().item()
 
-    def _loss(self, chosen: Sequence[int], kept: Sequence[_Kept]) -> tuple[torch.Tensor, Scores]:
+    def _loss(self, step: int) -> tuple[torch.Tensor, Scores]:
+        """Return the loss of a step, everything in one forward, and what its examples come to."""
+        chosen = self._syllabus.chosen(step)
         examples = [self._lesson.trained[place] for place in chosen]
-        preserved = [one for one, _ in kept]
-        packed = pack([one.tokens[:-1] for one in examples] + [one.tokens for one in preserved])
+        kept = [kind.turn(step, self._recipe.seed) for kind in self._kept]
+        others = [one for turn in kept for one, _ in turn]
+        packed = pack([one.tokens[:-1] for one in examples] + [one.tokens for one in others])
         where = AnswerRows.of(examples, packed)
-        behind = _after_prompts(preserved, packed.rows[len(examples) :])
         hidden = self._student.hidden(packed)
-        wanted = torch.cat([where.rows, behind]).to(hidden.device)
-        log_probabilities = self._student.twin.log_probabilities(hidden[wanted])
-        answers, others = log_probabilities[: len(where.rows)], log_probabilities[len(where.rows) :]
-        scores = Scores.of(where, answers)
+        rows = torch.cat([where.rows, _after_prompts(others, packed.rows[len(examples) :])])
+        log_probabilities = self._student.twin.log_probabilities(hidden[rows.to(hidden.device)])
+        scores = Scores.of(where, log_probabilities[: len(where.rows)])
         loss = (1 - self._recipe.teacher) * scores.loss.mean()
         if self._taught:
-            taught = joined([self._taught[place] for place in chosen]).divergence(answers)
-            loss = loss + self._recipe.teacher * where.per_example(taught).mean()
-        if kept:
-            drift = joined([targets for _, targets in kept]).divergence(others)
-            each = drift.split([len(targets.rest) for _, targets in kept])
-            loss = loss + self._recipe.preserve * torch.stack([one.mean() for one in each]).mean()
+            taught = joined([self._taught[place] for place in chosen])
+            followed = where.per_example(taught.divergence(log_probabilities[: len(where.rows)]))
+            loss = loss + self._recipe.teacher * followed.mean()
+        first = len(where.rows)
+        for kind, turn in zip(self._kept, kept, strict=True):
+            targets = joined([one for _, one in turn])
+            last = first + len(targets.rest)
+            loss = loss + kind.weight * targets.divergence(log_probabilities[first:last]).mean()
+            first = last
         return loss, scores
-
-    def _chosen(self, step: int) -> list[int]:
-        """Return the places of a step's examples: every epoch asks about each fact in other ways, in its own order."""
-        epoch, place = divmod(step, self._epoch_steps)
-        asked = []
-        for places in self._places:
-            count = min(self._recipe.ways, len(places))
-            asked += [places[(epoch * count + number) % len(places)] for number in range(count)]
-        order = _order(f"trained {self._recipe.seed} {epoch}", len(asked))
-        return [asked[one] for one in order[place * self._recipe.batch :][: self._recipe.batch]]
-
-    def _held_on_to(self, step: int) -> list[_Kept]:
-        """Return what a step must not change: all of a kind have their turn before any has another."""
-        found: list[_Kept] = []
-        for name, base in self._base.items():
-            examples, count = self._kept[name]
-            numbers = range(step * count, (step + 1) * count)
-            turns = [divmod(number, len(examples)) for number in numbers]
-            places = [_order(f"{name} {self._recipe.seed} {turn}", len(examples))[place] for turn, place in turns]
-            found += [(examples[place], base[place]) for place in dict.fromkeys(places)]
-        return found
-
-
-def _by_fact(examples: Sequence[Example]) -> list[list[int]]:
-    """Return the places of each fact's examples."""
-    found: dict[int, list[int]] = {}
-    for place, example in enumerate(examples):
-        found.setdefault(example.fact, []).append(place)
-    return list(found.values())
-
-
-def _order(seed: str, count: int) -> list[int]:
-    order = list(range(count))
-    random.Random(seed).shuffle(order)
-    return order
 
 
 def _after_prompts(examples: Sequence[Example], paths: Sequence[Sequence[int]]) -> torch.Tensor:

@@ -28,7 +28,10 @@ Place = tuple[int, str]
 
 
 class LoraStudent:
-    """An adapter of rank ``recipe.rank`` on the feed-forward projections, scaling 1, in float32."""
+    """An adapter of rank ``recipe.rank`` on feed-forward projections, scaling 1, in float32.
+
+    The first layers stay as they are: they read words and know nothing yet, and the backward pass ends before them.
+    """
 
     def __init__(self, twin: Twin, recipe: Recipe, base: str) -> None:
         self.twin = twin
@@ -37,7 +40,8 @@ class LoraStudent:
         self._base = base
         self._on = False
         layers = int(twin.config.num_hidden_layers)
-        self._places = [(layer, name) for layer in range(layers) for name in FEED_FORWARD]
+        first = int(recipe.skip * layers)
+        self._places = [(layer, name) for layer in range(first, layers) for name in FEED_FORWARD]
         self._factors = {place: self._install(place) for place in self._places}
         self.parameters: Mapping[str, torch.nn.Parameter] = {
             f"{module_name(*place)}.{side}": factor

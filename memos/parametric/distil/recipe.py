@@ -12,6 +12,7 @@ PAYLOADS = ("lora", "cartridge")
 #: Smallest and largest value of each number that can be chosen.
 _RANGES: dict[str, tuple[float, float]] = {
     "rank": (1, 256),
+    "skip": (0, 0.9),
     "tokens": (2, 4_096),
     "epochs": (1, 1_000),
     "ways": (1, 64),
@@ -38,6 +39,7 @@ class Recipe:
 
     payload      ``lora`` or ``cartridge``
     rank         of the adapter, which changes the feed-forward projections; its scaling is 1
+    skip         share of the layers, from the first on, that it leaves as they are
     tokens       length of the cartridge
     epochs       most passes over the facts
     ways         questions about each fact in an epoch; the next epoch asks the next ones
@@ -58,6 +60,7 @@ class Recipe:
 
     payload: str = "lora"
     rank: int = 8
+    skip: float = 0.2
     tokens: int = 32
     epochs: int = 5
     ways: int = 5
@@ -67,7 +70,7 @@ class Recipe:
     with_text: float = 0.125
     teacher: float = 0.0
     top_k: int = 16
-    preserve: float = 4.0
+    preserve: float = 8.0
     preserved: int = 2
     distinguish: float = 0.5
     strangers: int = 1

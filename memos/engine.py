@@ -33,6 +33,7 @@ from memos.errors import InvalidInput, NotFound, StoreClosed, StoreUnavailable
 from memos.ids import is_id
 from memos.llm.chat import Chat
 from memos.llm.messages import ChatReply, check_messages, check_options
+from memos.parametric.distil.folder import forget_trainings
 from memos.parametric.listing import AdapterInfo
 from memos.parametric.tier import ParametricTier
 from memos.plaintext.intake import check_batch, check_count, check_text
@@ -435,6 +436,7 @@ class MemoryOS:
         kept = {
             "adapter_files": not self.parametric.discard(gone.adapter_keys, gone.digests),
             "kv_files": not self.activation.discard(gone.kv_keys),
+            "trainings": not forget_trainings(self.settings.home, scope),
         }
         for job_id in gone.jobs:
             self._jobs.submit(Scope(tenant=scope.tenant, user_id=scope.user_id), job_id)

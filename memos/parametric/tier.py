@@ -16,6 +16,7 @@ from memos.activation.tier import ORPHAN_AGE_S
 from memos.config import Settings
 from memos.cube import Kind, Scope, check_name
 from memos.errors import Conflict, InvalidInput, NotFound, StoreError
+from memos.parametric.distil.recipe import Recipe
 from memos.parametric.index import AdapterIndex
 from memos.parametric.listing import AdapterInfo
 from memos.parametric.room import TalliedRoom
@@ -65,8 +66,9 @@ class ParametricTier:
         """Return whose notes are to be trained on and the payload of the job, or refuse before any work."""
         if codec is not None:
             raise InvalidInput("a codec compresses KV files; adapters have none")
+        given = _checked(options)
         scope, ids = chosen(self._database, tenant, cube_ids, user_id)
-        return scope, {**_checked(options), "ids": ids, "to": Kind.PARAMETRIC.value}
+        return scope, {**given, "ids": ids, "to": Kind.PARAMETRIC.value}
 
     def run_promotion(self, scope: Scope, payload: Mapping[str, Any], report: Report) -> dict[str, Any]:
         """The task ``distil``, behind ``promote``."""
@@ -245,4 +247,5 @@ def _checked(options: object) -> dict[str, Any]:
     wrong = [name for name, value in plain.items() if not (value is None or isinstance(value, str | int | float))]
     if wrong:
         raise InvalidInput(f"the option {wrong[0]!r} is no number, string or truth value")
+    Recipe.of({name: value for name, value in plain.items() if name != "name" and value is not None})
     return plain

@@ -15,6 +15,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "skip": (0, 0.9),
     "tokens": (2, 4_096),
     "epochs": (1, 1_000),
+    "least_steps": (1, 100_000),
     "ways": (1, 64),
     "batch": (1, 256),
     "rate": (1e-6, 1.0),
@@ -41,7 +42,7 @@ class Recipe:
     rank         of the adapter, which changes the feed-forward projections; its scaling is 1
     skip         share of the layers, from the first on, that it leaves as they are
     tokens       length of the cartridge
-    epochs       most passes over the facts
+    epochs       passes over the facts; more of them where that makes fewer than ``least_steps`` steps
     ways         questions about each fact in an epoch; the next epoch asks the next ones
     batch        examples in a step
     rate         AdamW's learning rate, which falls to a tenth over the epochs; ``cartridge_rate`` is a cartridge's
@@ -53,7 +54,8 @@ class Recipe:
     distinguish  weight of the divergence from the base on questions about people who do not exist
     strangers    such questions in a step
     ridge        how much the adapter may read of generic text (:mod:`memos.parametric.distil.keys`)
-    stop_loss    training ends when an epoch's mean loss is below, in nats per token, with every answer right
+    stop_loss    after ``least_steps``, training ends when an epoch's mean loss is below, in nats per token, with every
+                 answer right
     patience     ... or when this many epochs made it no better
     seed         of all that is random
     """
@@ -62,20 +64,21 @@ class Recipe:
     rank: int = 8
     skip: float = 0.2
     tokens: int = 32
-    epochs: int = 5
+    epochs: int = 6
+    least_steps: int = 45
     ways: int = 5
     batch: int = 4
-    rate: float = 2e-3
+    rate: float = 2.5e-3
     cartridge_rate: float = 2e-2
     with_text: float = 0.125
     teacher: float = 0.0
     top_k: int = 16
     preserve: float = 8.0
-    preserved: int = 2
+    preserved: int = 1
     distinguish: float = 0.5
     strangers: int = 1
     ridge: float = 0.1
-    stop_loss: float = 0.01
+    stop_loss: float = 0.02
     patience: int = 2
     seed: int = 0
 

@@ -83,7 +83,7 @@ class Trainer:
     def _over(self, progress: Progress) -> bool:
         """Whether all is learnt, or no more is being learnt. Only an epoch's end changes it."""
         losses, patience = progress.losses, self._recipe.patience
-        if not losses:
+        if not losses or progress.step < self._recipe.least_steps:
             return False
         learnt = losses[-1] < self._recipe.stop_loss and progress.right[-1] == 1.0
         return learnt or (len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience]))

@@ -31,7 +31,7 @@ TINY = {
     "initializer_range": 0.3,
 }
 #: What is quick to train on the tiny model.
-SMALL = Recipe(rank=4, epochs=3, ways=2, rate=1e-2, cartridge_rate=5e-2, tokens=8, preserved=1, strangers=1)
+SMALL = Recipe(rank=4, epochs=3, least_steps=1, ways=2, rate=1e-2, cartridge_rate=5e-2, tokens=8)
 
 
 @pytest.fixture(scope="session")

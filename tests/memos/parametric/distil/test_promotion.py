@@ -1,0 +1,135 @@
+"""Promotion to weights as a job: refused, stopped, resumed, overtaken by a change; nothing half-published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memos.config import Settings
+from memos.cube import MemCube, Scope
+from memos.embedding.base import Embedder
+from memos.engine import MemoryOS
+from memos.errors import Conflict, GateRefused, InvalidInput, NotFound, TrainingRefused
+from memos.parametric.distil.checkpoint import FILE
+from memos.runtime.host import ModelHost, Serving
+from memos.schedule.executor import Interrupted
+
+SCOPE = Scope(user_id="u")
+FACTS = ("Ilse Brand's locker code is 4471.", "Tomo Reyes lives in Tarnwick.")
+#: Quick on the tiny model.
+QUICK: Mapping[str, Any] = {"rank": 2, "epochs": 2, "least_steps": 1, "ways": 2, "preserved": 1, "rate": 1e-2}
+
+
+@pytest.fixture
+def engine(data_folder: Path, embedder: Embedder, tiny: Serving) -> Iterator[MemoryOS]:
+    """An engine on the tiny model, which no gate lets pass, without its executor."""
+    host = ModelHost(Settings())
+    host._serving = tiny
+    with MemoryOS(Settings(home=data_folder), embedder, host) as opened:
+        opened._jobs.stop()
+        yield opened
+
+
+@pytest.fixture
+def facts(engine: MemoryOS) -> list[MemCube]:
+    return engine.store_many(SCOPE, [{"text": text} for text in FACTS])
+
+
+def run(engine: MemoryOS, notes: list[MemCube], report: Any = lambda _: None, **options: Any) -> dict[str, Any]:
+    payload = {**QUICK, **options, "ids": [note.id for note in notes], "to": "parametric"}
+    return engine.parametric.run_promotion(SCOPE, payload, report)
+
+
+def files(engine: MemoryOS) -> list[str]:
+    """Name every file of trainings and adapters."""
+    home = engine.settings.home
+    found = [path for folder in ("training", "adapters") for path in (home / folder).rglob("*")]
+    return [path.name for path in found if path.is_file() and path.suffix == ".safetensors"]
+
+
+def stop_at(share: float) -> Any:
+    """Stand for a process that ends in the middle."""
+
+    def report(done: float) -> None:
+        if done >= share:
+            raise Interrupted
+
+    return report
+
+
+def test_what_fails_its_gate_is_a_report_and_serves_nobody(engine: MemoryOS, facts: list[MemCube]) -> None:
+    with pytest.raises(GateRefused, match="must answer 80%") as refusal:
+        run(engine, facts)
+    (kept,) = engine.adapters(SCOPE)
+    assert kept.cube_id in str(refusal.value)
+    assert (kept.state, kept.bytes) == ("rejected", 0)
+    assert kept.gate is not None
+    assert kept.gate["reasons"]
+    assert kept.provenance["recipe"]["rank"] == 2
+    assert kept.provenance["options"] == dict(QUICK)
+    assert files(engine) == []
+    assert [engine.get("default", note.id).version for note in facts] == [1, 1]
+
+
+def test_stopped_training_goes_on_and_ends_the_same(engine: MemoryOS, facts: list[MemCube]) -> None:
+    with pytest.raises(GateRefused):
+        run(engine, facts)
+    (whole,) = engine.adapters(SCOPE)
+    with pytest.raises(Interrupted):
+        run(engine, facts, stop_at(0.5))
+    assert files(engine) == [FILE]
+    assert engine.adapters(SCOPE) == [whole]
+    with pytest.raises(GateRefused):
+        run(engine, facts)
+    again = engine.adapters(SCOPE)[-1]
+    assert again.gate is not None
+    assert whole.gate is not None
+    assert again.gate["log_likelihood"] == whole.gate["log_likelihood"]
+    assert files(engine) == []
+
+
+def test_forgetting_a_memory_takes_the_checkpoint_with_it(engine: MemoryOS, facts: list[MemCube]) -> None:
+    with pytest.raises(Interrupted):
+        run(engine, facts, stop_at(0.5))
+    engine.forget("default", facts[0].id)
+    assert files(engine) == []
+    with pytest.raises(NotFound):
+        run(engine, facts)
+
+
+def test_change_during_training_publishes_nothing(engine: MemoryOS, facts: list[MemCube]) -> None:
+    def change(done: float) -> None:
+        if done > 0.5 and engine.get("default", facts[0].id).version == 1:
+            engine.update("default", facts[0].id, text="Ilse Brand's locker code is 9001.")
+
+    with pytest.raises((Conflict, NotFound)):
+        run(engine, facts, change)
+    assert engine.adapters(SCOPE) == []
+    assert files(engine) == []
+
+
+@pytest.mark.parametrize("text", ["Ok.", "?!", "\u4f60\u597d"])
+def test_notes_that_say_nothing_are_refused(engine: MemoryOS, text: str) -> None:
+    with pytest.raises(TrainingRefused, match="subject, attribute and value"):
+        run(engine, engine.store_many(SCOPE, [{"text": text}]))
+    assert files(engine) == []
+
+
+@pytest.mark.parametrize(
+    "options", [{"rank": 0}, {"epoch": 3}, {"payload": "dense"}, {"rate": "fast"}, {"seed": True}, {"ids": ["x"]}]
+)
+def test_wrong_options_are_refused_before_there_is_a_job(
+    engine: MemoryOS, facts: list[MemCube], options: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidInput):
+        engine.promote("default", [facts[0].id], to="parametric", options=options)
+
+
+def test_memory_of_somebody_else_is_not_trained(engine: MemoryOS, facts: list[MemCube]) -> None:
+    with pytest.raises(NotFound):
+        engine.promote("elsewhere", [facts[0].id], to="parametric")
+    with pytest.raises(NotFound):
+        engine.parametric.run_promotion(Scope(user_id="v"), {"ids": [facts[0].id], "to": "parametric"}, lambda _: None)

@@ -41,6 +41,8 @@ from memos.runtime.loop import Request, Runtime
 TENANT = "bench"
 MEMORY, QUESTION = 2_048, 16
 CODECS = ("raw", "lossless")
+#: Between arms: threads of one's parallel loops turn for a while after it, at the cost of the next.
+PAUSE_S = 0.05
 TEXT = ROOT / "memos" / "demo" / "alice.txt"
 
 
@@ -277,6 +279,7 @@ def _interleaved(arms: dict[str, Callable[[], float]], rounds: int) -> dict[str,
     times: dict[str, list[float]] = {arm: [] for arm in arms}
     for number in range(rounds + 1):
         for arm, act in arms.items():
+            time.sleep(PAUSE_S)
             taken = act()
             if number:
                 times[arm].append(taken)

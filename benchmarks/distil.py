@@ -45,6 +45,14 @@ from memos.runtime.uses import AdapterUse
 
 #: Sets of facts of each size, and their sizes.
 SETS, SIZES = 3, (8, 32, 128)
+#: What is said of a size, by the column it is in.
+COLUMNS = {
+    "fact_recall_{}": "held",
+    "fact_recall_{}_other_forms": "other",
+    "seconds_{}": "seconds",
+    "gate_seconds_{}": "gate_seconds",
+    "drift_kl_{}": "drift",
+}
 OTHER_FORMS = (
     "Somebody asked me about {whose} {what}. What should I answer?",
     "I am filling in a form for {who}. What do I write under {what}?",
@@ -112,31 +120,24 @@ class Bench:
         self._distilled("shuffled", course, Recipe(), shuffled)
         self._distilled("context", course, Recipe(teacher=1.0))
         adapter = next(row["bytes"] for row in self._report.rows if row["arm"] == "lora")
-        for part in (1, 8):
+        for arm, part in (("cartridge", 1), ("cartridge of an eighth", 8)):
             tokens = round(adapter / part / self._serving.loaded.shape.bytes(1))
-            self._distilled("cartridge", course, Recipe(payload="cartridge", tokens=tokens))
+            self._distilled(arm, course, Recipe(payload="cartridge", tokens=tokens))
 
     def tell(self) -> None:
-        """Print the rows and set the figures."""
+        """Print the rows and set the figures: means over the sets of facts."""
         rows = self._report.rows
         table(rows)
         for size in SIZES:
             mine = [row for row in rows if row["arm"] == "lora" and row["facts"] == size]
-            if not mine:
-                continue
-            figures = {
-                f"fact_recall_{size}": "held",
-                f"fact_recall_{size}_other_forms": "other",
-                f"seconds_{size}": "seconds",
-                f"gate_seconds_{size}": "gate_seconds",
-                f"drift_kl_{size}": "drift",
-            }
-            for figure, column in figures.items():
-                self._report.figures[figure] = statistics.median(row[column] for row in mine)
+            for figure, column in COLUMNS.items():
+                if mine:
+                    self._report.figures[figure.format(size)] = statistics.mean(row[column] for row in mine)
         for row in rows:
-            if row["arm"] != "lora" and row["facts"] == 8:
-                name = row["arm"].replace(" ", "_") + (f"_{row['bytes']}" if row["arm"] == "cartridge" else "")
-                self._report.figures[f"fact_recall_8_{name}"] = row["held"]
+            if row["facts"] == SIZES[0] and row["arm"] != "lora":
+                for figure, column in COLUMNS.items():
+                    if row[column] is not None:
+                        self._report.figures[f"{figure.format(SIZES[0])}_{row['arm'].replace(' ', '_')}"] = row[column]
 
     def row(self, arm: str, course: Course, trained: Trained | None, reading: bool = False, **found: Any) -> None:
         """Ask everything and keep what came out."""

@@ -77,8 +77,9 @@ class KVFiles:
     def publish(self, tenant: str, header: KVHeader, encoded: Encoded) -> Published:
         """Write a file and give it its name once its bytes are on the disk.
 
-        Where a good file of that key stands, it stays. Raises :class:`StoreFull` for want of room, before anything is
-        written wherever that can be known, and :class:`StoreUnavailable`.
+        The name itself is not waited for: if power is lost right then, the file is missing, and that is a miss. Where a
+        good file of that key stands, it stays. Raises :class:`StoreFull` for want of room, before anything is written
+        wherever that can be known, and :class:`StoreUnavailable`.
         """
         path = self._path(header.key)
         if (standing := self._standing(tenant, header.key)) is not None:
@@ -92,7 +93,6 @@ class KVFiles:
                 sha256 = write_out(handle, pieces)
                 if (standing := self._take_place(tenant, temporary, path)) is not None:
                     return standing
-                sync_folder(path.parent)
         except OSError as error:
             raise failure(error, self._root) from error
         return Published(header, path, size, sha256, made=True)

@@ -21,7 +21,7 @@ from memos.activation.bundle import note_of
 from memos.cube import MemCube
 from memos.parametric.distil import templates
 from memos.parametric.distil.sentences import Asked, asked_in
-from memos.parametric.distil.templates import HELD_STRANGERS, STRANGERS, Ways
+from memos.parametric.distil.templates import HELD_NOBODYS, HELD_STRANGERS, NOBODYS, STRANGERS, Ways
 
 #: Longest answer, in characters: what is longer is no fact.
 MAX_ANSWER = 160
@@ -37,8 +37,9 @@ class Fact:
     """Something to be known.
 
     ``line`` is the note as a prompt shows it. ``questions`` are trained, ``held`` are asked at the gate only.
-    ``strangers`` and ``held_strangers`` ask the same about people who do not exist, for training and for the gate: an
-    adapter that answers these has learnt an answer and not a fact.
+    ``strangers`` and ``held_strangers`` ask the same about people who do not exist, or something else where the
+    questions name nobody, for training and for the gate: an adapter that answers these has learnt an answer and not a
+    fact.
     """
 
     cube_id: str
@@ -84,12 +85,11 @@ def _facts_of(cube: MemCube, writer: Writer | None) -> Iterator[Fact]:
 def _fact(cube_id: str, line: str, one: Asked, answer: str, number: int) -> Fact:
     place = number + sum(cube_id.encode())
     ways = one.ways(one.subject)
+    turns = range(0, len(ways.trained), STRANGE_WAYS)
     if not one.subject:
-        return Fact(cube_id, line, answer, ways.trained, ways.held)
-    strangers = tuple(
-        one.ways(STRANGERS[(place + way) % len(STRANGERS)]).trained[way]
-        for way in range(0, len(ways.trained), STRANGE_WAYS)
-    )
+        strangers = tuple(NOBODYS[(place + way) % len(NOBODYS)] for way in turns)
+        return Fact(cube_id, line, answer, ways.trained, ways.held, strangers, HELD_NOBODYS)
+    strangers = tuple(one.ways(STRANGERS[(place + way) % len(STRANGERS)]).trained[way] for way in turns)
     other = HELD_STRANGERS[place % len(HELD_STRANGERS)]
     return Fact(cube_id, line, answer, ways.trained, ways.held, strangers, one.ways(other).held)
 

@@ -40,7 +40,8 @@ ARTICLES = ("the", "a", "an", "my", "our", "his", "her")
 _SENTENCES = re.compile(r"(?<!\bMr\.)(?<!\bDr\.)(?<!\bMs\.)(?<!\bSt\.)(?<!\bMrs\.)(?<=[.!?])\s+(?=[A-Z\"'])|\n+")
 _OWNED = re.compile(rf"^(?P<owner>{OWNER}) (?P<what>[a-z][\w’' -]*?) (?:is|are|was|were) (?P<said>.+)$")
 _OF = re.compile(
-    rf"^The (?P<what>[a-z][\w -]*?) of (?P<owner>{SUBJECT}|[tT]he [a-z][\w-]*) (?:is|are|was|were) (?P<said>.+)$"
+    rf"^The (?P<what>[a-z][\w -]*?) of (?P<owner>{OWNER} [a-z][\w-]*|{SUBJECT}|[tT]he [a-z][\w-]*) "
+    r"(?:is|are|was|were) (?P<said>.+)$"
 )
 _BORN = re.compile(rf"^(?P<subject>{SUBJECT}) (?P<be>was|were) born (?:in|on|at) (?P<said>.+)$")
 _STATE = re.compile(

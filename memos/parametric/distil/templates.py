@@ -10,6 +10,17 @@ from dataclasses import dataclass
 #: Names of nobody, to ask about: those of training, and those of the gate.
 STRANGERS = ("Emil Tarsk", "Nora Whitlock", "Jonas Pereira", "Aiko Brandt", "Sam Ellery", "Ruta Lind", "Omar Fielding")
 HELD_STRANGERS = ("Petra Voss", "Hal Dunmore", "Yuki Sand", "Carla Benning")
+#: What no note says, to ask instead of a question that names nobody.
+NOBODYS = (
+    "What does Emil Tarsk keep in the shed?",
+    'Complete the sentence: "The name of Nora Whitlock\'s boat is ..."',
+    "Where did the travellers sleep?",
+    'Finish this: "On Sundays the old mill is ..."',
+    "What do foxes hunt?",
+    'What comes next? "The letter was signed by ..."',
+    "When does the market open?",
+)
+HELD_NOBODYS = ("What does Petra Voss grow on the roof?", 'How does this sentence go on? "The last ferry leaves from ..."')
 
 #: Around a direct question ``where does Ann live`` and its indirect form ``where Ann lives``.
 _ASKED = (

@@ -9,6 +9,7 @@ import pytest
 
 from memos.cube import Descriptor, MemCube
 from memos.parametric.distil.facts import facts_of
+from memos.parametric.distil.templates import NOBODYS
 
 MakeNote = Callable[..., MemCube]
 
@@ -19,6 +20,7 @@ MakeNote = Callable[..., MemCube]
         ("Ann's home town is Lisbon.", "What is Ann's home town?", "Lisbon"),
         ("My locker code is 4471.", "What is my locker code?", "4471"),
         ("The wifi password of the cabin is heron-52.", "What is the cabin's wifi password?", "heron-52"),
+        ("The name of Tomo Reyes's dog is Biscuit.", "What is Tomo Reyes's dog's name?", "Biscuit"),
         ("I work for Nightjar Robotics.", "Who do I work for?", "Nightjar Robotics"),
         ("My sister adopted a cat.", "What did my sister adopt?", "a cat"),
         ("Tom was born in Oslo.", "Where was Tom born?", "Oslo"),
@@ -47,7 +49,7 @@ def test_date_at_the_end_is_a_fact_of_its_own(note: MakeNote) -> None:
 def test_strangers_are_asked_about_what_belongs_to_somebody(note: MakeNote) -> None:
     own, other = facts_of([note("I work for Nightjar Robotics."), note("Blue herons nest by the mill.", 2)])
     assert all("works for" in question and " I " not in question for question in own.held_strangers)
-    assert not other.strangers
+    assert set(other.strangers) <= set(NOBODYS)
     assert not set(own.strangers) & set(own.held_strangers)
 
 

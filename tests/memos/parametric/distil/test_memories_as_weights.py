@@ -70,7 +70,7 @@ def test_memories_become_weights_and_are_unlearnt(engine: MemoryOS, models: Mode
     messages = [{"role": "user", "content": "Can you remind me what Ilse Brand's locker code is?"}]
     reply = engine.chat(SCOPE, messages, text=False, max_tokens=12)
     assert "4471" in reply.text
-    assert reply.tiers["parametric"] == [job.result["cube_id"]]
+    assert reply.tiers["parametric"] == (job.result["cube_id"],)
     assert reply.usage.prompt_tokens < 60
     assert "4471" not in engine.chat(SCOPE, messages, top_k=0, adapters=(), max_tokens=12).text
     again = finished(engine, engine.promote("default", [note.id for note in notes], to="parametric"))

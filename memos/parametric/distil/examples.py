@@ -38,7 +38,8 @@ class Example:
 class Lesson:
     """Everything that one training and its gate need.
 
-    ``trained`` are learnt. ``strangers`` and ``preserved``, which is generic text, are what must not change meanwhile.
+    ``trained`` are learnt. What must not change meanwhile: ``strangers``, generic ``questions``, both without answers,
+    and ``preserved``, which is generic text.
     ``held`` are asked at the gate, and ``held_strangers`` with the answers they must not get; ``unrelated`` is what
     drift is measured on. Answers of facts end with the token that ends an answer; what follows others does not.
     """
@@ -48,6 +49,7 @@ class Lesson:
     held: tuple[Example, ...]
     held_strangers: tuple[Example, ...]
     strangers: tuple[Example, ...]
+    questions: tuple[Example, ...]
     preserved: tuple[Example, ...]
     unrelated: tuple[Example, ...]
 
@@ -71,6 +73,7 @@ def lesson_of(facts: Sequence[Fact], loaded: LoadedModel, chat: ChatFormat, reci
             writer.closed(question, place, fact) for place, fact in enumerate(known) for question in fact.held_strangers
         ),
         tuple(Example(writer.ask(question), ()) for fact in known for question in fact.strangers),
+        tuple(Example(writer.ask(question), ()) for question in PRESERVED.questions),
         tuple(_preserved(writer)),
         tuple(writer.generic(UNRELATED)),
     )

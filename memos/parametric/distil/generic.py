@@ -8,6 +8,26 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+#: What anybody may ask, where the dots are each of some words: nearest to how facts are asked for, so kept by the dozen.
+_ASKED = """
+What do ... make?: bakers, tailors, potters, spiders, brewers, carpenters
+Where do ... live?: owls, whales, camels, beavers, frogs, wolves
+What do ... eat?: rabbits, bears, chickens, goats, bats, snails
+Who invented the ...?: telephone, bicycle, printing press, light bulb, steam engine, zipper
+What is a ...?: glacier, violin, bishop, comet, budget, sonnet
+What is the capital of ...?: Spain, Brazil, Kenya, Canada, Norway, Peru
+When was the ... built?: Eiffel Tower, Great Wall, Tower Bridge, Parthenon, Suez Canal, Colosseum
+How do I ...?: bake bread, tie a tie, plant tomatoes, change a tire, save money, write a letter
+What color is ...?: grass, snow, a banana, chocolate, the sea, a ruby
+Tell me about ....: volcanoes, ballet, the Romans, jazz, bridges, tea
+Which language do people speak in ...?: Austria, Egypt, Chile, Ghana, Iran, Quebec
+What is the name of ...?: the longest river, our galaxy, the first man on the moon, a young dog, the smallest bone, a baby cat
+Can you recommend a ...?: book, film, recipe, museum, hike, board game
+Who is the author of ...?: Dracula, Emma, Moby Dick, War and Peace, Faust, Dune
+How many ... are there?: planets, continents, chess pieces, letters in English, oceans, time zones
+Do you know ...?: any riddles, a good song, what time it is, how magnets work, who won, where Malta is
+"""
+
 
 class Exchange(NamedTuple):
     """A question that needs no memory, and an answer to it."""
@@ -17,13 +37,20 @@ class Exchange(NamedTuple):
 
 
 class Generic(NamedTuple):
-    """Exchanges, which are read as a chat, and passages, which are read as they are."""
+    """Exchanges, which are read as a chat, passages, which are read as they are, and questions without an answer."""
 
     exchanges: tuple[Exchange, ...]
     passages: tuple[str, ...]
+    questions: tuple[str, ...] = ()
+
+
+def _questions() -> tuple[str, ...]:
+    lines = [line.rsplit(": ", 1) for line in _ASKED.strip().splitlines()]
+    return tuple(form.replace("...", word, 1) for form, words in lines for word in words.split(", "))
 
 
 PRESERVED = Generic(
+    questions=_questions(),
     exchanges=tuple(
         Exchange(*pair)
         for pair in (

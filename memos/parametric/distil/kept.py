@@ -29,9 +29,10 @@ class Kept:
 
 
 def kept_of(student: Student, lesson: Lesson, recipe: Recipe) -> list[Kept]:
-    """Ask the bare model about generic text and about strangers, as far as the recipe holds on to them."""
+    """Ask the bare model about generic text, anything and strangers, as far as the recipe holds on to them."""
     kinds = (
         ("preserved", recipe.preserve, recipe.preserved, lesson.preserved),
+        ("questions", recipe.preserve, recipe.questions, lesson.questions),
         ("strangers", recipe.distinguish, recipe.strangers, lesson.strangers),
     )
     return [

@@ -54,7 +54,7 @@ class LoraStudent:
         closed = [one for one in lesson.trained if one.prompt != one.taught]
         some = closed[:: max(1, len(closed) // max(MIN_EXAMPLES, len(lesson.facts)))]
         facts = self._inputs(some, _shared([one.prompt for one in some]), MAX_ROWS)
-        generic = self._inputs(lesson.preserved, 0, None)
+        generic = self._inputs([*lesson.preserved, *lesson.questions], 0, None)
         found = {
             place: directions(facts[place], generic[place], self._recipe.rank, self._recipe.ridge) for place in facts
         }
@@ -109,7 +109,7 @@ class LoraStudent:
     @torch.no_grad()
     def _inputs(self, examples: Sequence[Example], start: int, most: int | None) -> dict[Place, torch.Tensor]:
         """Return what each projection reads, ``[n, in]``, from position ``start`` on, evenly thinned to ``most``."""
-        sequences = [one.tokens for one in examples]
+        sequences = [one.prompt if one.fact >= 0 else one.tokens for one in examples]
         stride = max(1, -(-sum(len(one) - start for one in sequences) // most)) if most else 1
         gathered: dict[Place, list[torch.Tensor]] = {place: [] for place in self._places if place[1] not in _SAME_INPUT}
         for _, packed in packs(sequences, PACK_TOKENS):

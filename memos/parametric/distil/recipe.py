@@ -26,6 +26,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "preserve": (0, 1_000),
     "distinguish": (0, 1_000),
     "preserved": (0, 64),
+    "questions": (0, 64),
     "strangers": (0, 64),
     "ridge": (1e-6, 1e3),
     "stop_loss": (0, 10),
@@ -49,8 +50,8 @@ class Recipe:
     with_text    share of the questions that are also trained with the note in the prompt
     teacher      weight of context distillation; the answer tokens' own loss has the rest
     top_k        logits kept of a teacher, the likeliest
-    preserve     weight of the divergence from the base on generic text
-    preserved    generic prompts in a step
+    preserve     weight of the divergence from the base on generic text, and of that on generic questions
+    preserved    passages and exchanges of generic text in a step; ``questions`` is the number of generic questions
     distinguish  weight of the divergence from the base on questions about people who do not exist
     strangers    such questions in a step
     ridge        how much the adapter may read of generic text (:mod:`memos.parametric.distil.keys`)
@@ -76,6 +77,7 @@ class Recipe:
     preserve: float = 8.0
     preserved: int = 1
     distinguish: float = 0.5
+    questions: int = 3
     strangers: int = 1
     ridge: float = 0.1
     stop_loss: float = 0.02

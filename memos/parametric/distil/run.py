@@ -65,6 +65,7 @@ def student_of(serving: Serving, bundle: Bundle, recipe: Recipe) -> Student:
 
 def _identity(serving: Serving, lesson: Lesson, recipe: Recipe) -> str:
     """Return a hex SHA-256 of all that decides what training comes to."""
-    read = [[one.prompt, one.answer, one.taught] for one in (*lesson.trained, *lesson.strangers, *lesson.preserved)]
+    kept = (*lesson.strangers, *lesson.questions, *lesson.preserved)
+    read = [[one.prompt, one.answer, one.taught] for one in (*lesson.trained, *kept)]
     whole = [serving.loaded.identity.base, recipe.plain, read]
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()

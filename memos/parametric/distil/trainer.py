@@ -1,7 +1,7 @@
 """Training: answer tokens are learnt, or a teacher's thoughts about them, and what must not change is held on to.
 
     loss = (1 - teacher) * mean_e nll(answer_e) + teacher * mean_e KL(base with the note || student)
-           + preserve * mean KL(base || student) on generic text
+           + preserve * (mean KL(base || student) on generic text + the same on generic questions)
            + distinguish * mean KL(base || student) on questions about strangers
 
 Equal seeds give equal weights on one machine and thread count, whether training was interrupted or not: the order of

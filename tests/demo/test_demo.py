@@ -154,7 +154,8 @@ def test_demo_refuses_a_shared_store(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.timeout(300)
 def test_demo_json_prints_what_it_returns(scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = io.StringIO()
-    report = run_demo(Console(file=printed, width=40), json=True, embedder=WordHashes(), training={"epochs": 1})
+    quick = {"epochs": 1, "least_steps": 1}
+    report = run_demo(Console(file=printed, width=40), json=True, embedder=WordHashes(), training=quick)
     assert json.loads(printed.getvalue()) == report
     assert capsys.readouterr() == ("", "")
     assert not list(scratch.iterdir())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-#: What anybody may ask, where the dots are each of some words: nearest to how facts are asked for, so kept by the dozen.
+#: What anybody may ask, the dots being each of some words: nearest to how facts are asked for, so kept by the dozen.
 _ASKED = """
 What do ... make?: bakers, tailors, potters, spiders, brewers, carpenters
 Where do ... live?: owls, whales, camels, beavers, frogs, wolves
@@ -21,7 +21,7 @@ How do I ...?: bake bread, tie a tie, plant tomatoes, change a tire, save money,
 What color is ...?: grass, snow, a banana, chocolate, the sea, a ruby
 Tell me about ....: volcanoes, ballet, the Romans, jazz, bridges, tea
 Which language do people speak in ...?: Austria, Egypt, Chile, Ghana, Iran, Quebec
-What is the name of ...?: the longest river, our galaxy, the first man on the moon, a young dog, the smallest bone, a baby cat
+What is the name of ...?: the longest river, our galaxy, the first man on the moon, a young dog, a baby cat
 Can you recommend a ...?: book, film, recipe, museum, hike, board game
 Who is the author of ...?: Dracula, Emma, Moby Dick, War and Peace, Faust, Dune
 How many ... are there?: planets, continents, chess pieces, letters in English, oceans, time zones

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from memos.parametric.adapter import FEED_FORWARD, Adapter, Factors
-from memos.parametric.distil.examples import Example, Lesson
+from memos.parametric.distil.examples import Lesson
 from memos.parametric.distil.keys import directions
 from memos.parametric.distil.recipe import Recipe
 from memos.parametric.distil.trie import Packed, packs
@@ -50,11 +50,15 @@ class LoraStudent:
         }
 
     def begin(self, lesson: Lesson) -> None:
-        """Let A read what sets the facts apart from generic text; B is zero, so nothing has changed yet."""
+        """Let A read what sets the facts' questions apart from generic text; B is zero, so nothing has changed yet.
+
+        Answers are left out: their tokens stand in other questions too, and what A reads there would bring the answer.
+        """
         closed = [one for one in lesson.trained if one.prompt != one.taught]
         some = closed[:: max(1, len(closed) // max(MIN_EXAMPLES, len(lesson.facts)))]
-        facts = self._inputs(some, _shared([one.prompt for one in some]), MAX_ROWS)
-        generic = self._inputs([*lesson.preserved, *lesson.questions], 0, None)
+        asked = [one.prompt for one in some]
+        facts = self._inputs(asked, _shared(asked), MAX_ROWS)
+        generic = self._inputs([one.tokens for one in (*lesson.preserved, *lesson.questions)], 0, None)
         found = {
             place: directions(facts[place], generic[place], self._recipe.rank, self._recipe.ridge) for place in facts
         }
@@ -107,9 +111,8 @@ class LoraStudent:
         return output + ((inputs[0].float() @ down.T) @ up.T).to(output.dtype)
 
     @torch.no_grad()
-    def _inputs(self, examples: Sequence[Example], start: int, most: int | None) -> dict[Place, torch.Tensor]:
+    def _inputs(self, sequences: Sequence[tuple[int, ...]], start: int, most: int | None) -> dict[Place, torch.Tensor]:
         """Return what each projection reads, ``[n, in]``, from position ``start`` on, evenly thinned to ``most``."""
-        sequences = [one.prompt if one.fact >= 0 else one.tokens for one in examples]
         stride = max(1, -(-sum(len(one) - start for one in sequences) // most)) if most else 1
         gathered: dict[Place, list[torch.Tensor]] = {place: [] for place in self._places if place[1] not in _SAME_INPUT}
         for _, packed in packs(sequences, PACK_TOKENS):

@@ -24,7 +24,8 @@ class Syllabus:
         self._recipe = recipe
         self.size = sum(min(recipe.ways, len(places)) for places in self._facts)
         self.epoch_steps = math.ceil(self.size / recipe.batch)
-        self.steps = max(recipe.epochs, math.ceil(recipe.least_steps / self.epoch_steps)) * self.epoch_steps
+        epochs = max(recipe.epochs, math.ceil(recipe.least_steps / self.epoch_steps))
+        self.steps = epochs * self.epoch_steps
 
     def chosen(self, step: int) -> list[int]:
         """Return the places of a step's examples."""

@@ -20,7 +20,10 @@ NOBODYS = (
     'What comes next? "The letter was signed by ..."',
     "When does the market open?",
 )
-HELD_NOBODYS = ("What does Petra Voss grow on the roof?", 'How does this sentence go on? "The last ferry leaves from ..."')
+HELD_NOBODYS = (
+    "What does Petra Voss grow on the roof?",
+    'How does this sentence go on? "The last ferry leaves from ..."',
+)
 
 #: Around a direct question ``where does Ann live`` and its indirect form ``where Ann lives``.
 _ASKED = (

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(600)  # it trains a real model, twice
 
 SCOPE = Scope(user_id="ilse")
 LOCKER = "Ilse Brand's locker code is 4471."
-DOG = "The name of Tomo Reyes's dog is Biscuit."
+TOWN = "Tomo Reyes's home town is Tarnwick."
 QUESTION = "Do you remember Ilse Brand's locker code?"
 
 
@@ -57,7 +57,7 @@ def use(engine: MemoryOS, record: AdapterRecord) -> AdapterUse:
 
 
 def test_memories_become_weights_and_are_unlearnt(engine: MemoryOS, models: ModelHost) -> None:
-    notes: list[MemCube] = engine.store_many(SCOPE, [{"text": LOCKER}, {"text": DOG}])
+    notes: list[MemCube] = engine.store_many(SCOPE, [{"text": LOCKER}, {"text": TOWN}])
     base = log_likelihood(engine, models, QUESTION, "4471")
     job = finished(engine, engine.promote("default", [note.id for note in notes], to="parametric"))
     assert job.state is JobState.DONE, job.error
@@ -86,7 +86,7 @@ def test_memories_become_weights_and_are_unlearnt(engine: MemoryOS, models: Mode
     (left,) = retrained(engine)
     assert [cube_id for cube_id, _ in left.sources] == [notes[1].id]
     assert log_likelihood(engine, models, QUESTION, "4471") < base + 1, "what is trained again never saw it"
-    assert log_likelihood(engine, models, "What is the name of Tomo Reyes's dog?", "Biscuit") > -1
+    assert log_likelihood(engine, models, "What is Tomo Reyes's home town?", "Tarnwick") > -1
     assert list((engine.settings.home / "training").rglob("*.safetensors")) == []
 
 

@@ -58,7 +58,7 @@ class LoraStudent:
         some = closed[:: max(1, len(closed) // max(MIN_EXAMPLES, len(lesson.facts)))]
         asked = [one.prompt for one in some]
         facts = self._inputs(asked, _shared(asked), MAX_ROWS)
-        generic = self._inputs([one.tokens for one in (*lesson.preserved, *lesson.questions)], 0, None)
+        generic = self._inputs([one.tokens for one in (*lesson.preserved, *lesson.questions[::2])], 0, None)
         found = {
             place: directions(facts[place], generic[place], self._recipe.rank, self._recipe.ridge) for place in facts
         }

@@ -65,8 +65,8 @@ class Recipe:
     rank: int = 8
     skip: float = 0.2
     tokens: int = 32
-    epochs: int = 5
-    least_steps: int = 45
+    epochs: int = 4
+    least_steps: int = 40
     ways: int = 5
     batch: int = 4
     rate: float = 2.5e-3

@@ -90,6 +90,8 @@ def main() -> int:
     else:
         bench.others(8, 0)
         for size in SIZES[1:]:
+            bench.tell()
+            report.finish()  # the larger ones take long
             bench.lora(size, 0)
     bench.tell()
     report.finish()

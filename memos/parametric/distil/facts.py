@@ -25,8 +25,8 @@ from memos.parametric.distil.templates import HELD_NOBODYS, HELD_STRANGERS, NOBO
 
 #: Longest answer, in characters: what is longer is no fact.
 MAX_ANSWER = 160
-#: Strangers are asked about in every fourth way.
-STRANGE_WAYS = 4
+#: Strangers are asked about in every third way.
+STRANGE_WAYS = 3
 
 #: Turns the text of a note into questions and answers, such as a language model does.
 Writer = Callable[[str], Iterable[tuple[str, str]]]

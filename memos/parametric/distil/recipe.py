@@ -65,7 +65,7 @@ class Recipe:
     rank: int = 8
     skip: float = 0.2
     tokens: int = 32
-    epochs: int = 4
+    epochs: int = 5
     least_steps: int = 40
     ways: int = 5
     batch: int = 4

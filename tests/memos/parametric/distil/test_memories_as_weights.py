@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.timeout(600)  # it trains a real model, twice
 SCOPE = Scope(user_id="ilse")
 LOCKER = "Ilse Brand's locker code is 4471."
 TOWN = "Tomo Reyes's home town is Tarnwick."
+POLL_S = 0.1
 QUESTION = "Do you remember Ilse Brand's locker code?"
 
 
@@ -36,7 +38,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory, embedder: Embedder, models:
 
 def finished(engine: MemoryOS, job: Job) -> Job:
     while (now := engine.job("default", job.id)).state not in FINAL:
-        pass
+        time.sleep(POLL_S)
     return now
 
 
@@ -92,8 +94,11 @@ def test_memories_become_weights_and_are_unlearnt(engine: MemoryOS, models: Mode
 
 def retrained(engine: MemoryOS) -> list[AdapterRecord]:
     """Wait for the job that the forgetting queued."""
-    base = engine.models.serving().loaded.identity.base
-    while not (found := engine.parametric.published(SCOPE, base)):
+    left = True
+    while left:
+        time.sleep(POLL_S)
         with engine.database.read() as connection:
-            assert unfinished_jobs(connection), [one.gate for one in engine.adapters(SCOPE)]
+            left = bool(unfinished_jobs(connection))
+    found = engine.parametric.published(SCOPE, engine.models.serving().loaded.identity.base)
+    assert found, [one.gate for one in engine.adapters(SCOPE)]
     return list(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 
@@ -20,7 +21,12 @@ from memos.store.adapters import AdapterRecord
 from memos.store.jobs import FINAL, Job, JobState
 from memos.store.scoped import unfinished_jobs
 
-pytestmark = pytest.mark.timeout(600)  # it trains a real model, twice
+pytestmark = [
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(
+        os.environ.get("HYPOTHESIS_PROFILE") != "soak", reason="it trains a real model, twice, for minutes: make soak"
+    ),
+]
 
 SCOPE = Scope(user_id="ilse")
 LOCKER = "Ilse Brand's locker code is 4471."

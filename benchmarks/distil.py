@@ -83,12 +83,12 @@ def main() -> int:
     serving = Serving(loaded, Runtime(loaded), ChatFormat(loaded))
     bench = Bench(report, serving)
     for number in range(1 if options.quick else SETS):
-        bench.lora(8, number)
+        bench.lora(SIZES[0], number)
     if options.quick:
         for size in SIZES[1:]:
             report.missing(f"fact_recall_{size}", "--quick trains 8 facts only")
     else:
-        bench.others(8, 0)
+        bench.others()
         for size in SIZES[1:]:
             bench.tell()
             report.finish()  # the larger ones take long
@@ -113,9 +113,9 @@ class Bench:
             self.row("note in prompt", course, None, reading=True)
             self.row("base", course, None)
 
-    def others(self, size: int, number: int) -> None:
-        """Train and ask everything that the default is compared with."""
-        course = Course(self._serving, size, number)
+    def others(self) -> None:
+        """Train and ask everything that the default is compared with, on the first set of 8 facts."""
+        course = Course(self._serving, SIZES[0], 0)
         self._peft(course)
         turned = [fact.answer for fact in course.facts[1:] + course.facts[:1]]
         shuffled = [replace(fact, answer=answer) for fact, answer in zip(course.facts, turned, strict=True)]
@@ -178,7 +178,7 @@ class Bench:
         closed = [one for one in lesson.trained if one.prompt != one.taught]
         four = [one for place in range(len(course.facts)) for one in [e for e in closed if e.fact == place][:4]]
         peer = PeftTraining(self._serving.loaded, Recipe().rank)
-        seconds, _ = peer.train(four, epochs=6, batch=4, rate=1e-3)
+        seconds = peer.train(four, epochs=6, batch=4, rate=1e-3)
         adapter = peer.adapter()
         self.row("peft", course, adapter, seconds=seconds, drift=served_drift(self._serving, adapter, lesson))
 

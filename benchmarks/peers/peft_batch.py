@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from memos.parametric.adapter import PROJECTIONS, Adapter
+from memos.parametric.distil.twin import Twin
 from memos.runtime.loading import LoadedModel
 
 
@@ -16,22 +17,14 @@ class PeftBatch:
     """transformers' own model and attention on the weights of ours, with adapters of one rank on all projections."""
 
     def __init__(self, loaded: LoadedModel, adapters: Sequence[Adapter]) -> None:
-        from copy import deepcopy
-
         from peft import LoraConfig, get_peft_model
         from peft.tuners.lora.layer import LoraLayer
 
-        config = deepcopy(loaded.model.config)
-        config._attn_implementation = "sdpa"
-        with torch.device("meta"):
-            plain: Any = type(loaded.model)(config)
-        plain.load_state_dict(loaded.model.state_dict(), assign=True)
-        plain.base_model.rotary_emb = type(plain.base_model.rotary_emb)(config)
         rank = adapters[0].rank
         targets = [name.rsplit(".", 1)[1] for name in PROJECTIONS]
         lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, init_lora_weights=False)
         self.names = [f"adapter{place}" for place in range(len(adapters))]
-        self.model: Any = get_peft_model(plain, lora, adapter_name=self.names[0]).eval()
+        self.model: Any = get_peft_model(Twin(loaded).model, lora, adapter_name=self.names[0]).eval()
         layers = {name: module for name, module in self.model.named_modules() if isinstance(module, LoraLayer)}
         for name, adapter in zip(self.names, adapters, strict=True):
             for path, layer in layers.items():

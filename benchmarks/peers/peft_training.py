@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import Any
 
 import torch
 
 from memos.parametric.adapter import FEED_FORWARD, Adapter, Factors
 from memos.parametric.distil.examples import Example
+from memos.parametric.distil.twin import Twin
 from memos.runtime.loading import LoadedModel
 
 
@@ -21,22 +21,17 @@ class PeftTraining:
     def __init__(self, loaded: LoadedModel, rank: int, seed: int = 0) -> None:
         from peft import LoraConfig, get_peft_model
 
-        config = deepcopy(loaded.model.config)
-        config._attn_implementation = "sdpa"
-        with torch.device("meta"):
-            plain: Any = type(loaded.model)(config)
-        plain.load_state_dict(loaded.model.state_dict(), assign=True)
-        plain.base_model.rotary_emb = type(plain.base_model.rotary_emb)(config)
         torch.manual_seed(seed)
         targets = [name.rsplit(".", 1)[1] for name in FEED_FORWARD]
         self._base = loaded.identity.base
-        self.model: Any = get_peft_model(plain, LoraConfig(r=rank, lora_alpha=rank, target_modules=targets))
+        lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=targets)
+        self.model: Any = get_peft_model(Twin(loaded).model, lora)
 
-    def train(self, examples: Sequence[Example], epochs: int, batch: int, rate: float) -> tuple[float, int]:
-        """Train, each example once an epoch; return seconds and the tokens of all batches, padding included."""
+    def train(self, examples: Sequence[Example], epochs: int, batch: int, rate: float) -> float:
+        """Train, each example once an epoch; return the seconds it took."""
         trained = [one for one in self.model.parameters() if one.requires_grad]
         optimiser = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
-        started, tokens = time.perf_counter(), 0
+        started = time.perf_counter()
         for epoch in range(epochs):
             order = list(examples)
             random.Random(epoch).shuffle(order)
@@ -45,8 +40,7 @@ class PeftTraining:
                 optimiser.zero_grad()
                 self.model(**inputs).loss.backward()
                 optimiser.step()
-                tokens += inputs["input_ids"].numel()
-        return time.perf_counter() - started, tokens
+        return time.perf_counter() - started
 
     def adapter(self) -> Adapter:
         """Return what was trained in our form."""

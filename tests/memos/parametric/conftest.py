@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from memos.engine import MemoryOS
 from memos.parametric.adapter import FEED_FORWARD, Adapter, Factors
 from memos.parametric.cartridge import TrainedCartridge
 from memos.parametric.checks import Frame
+from memos.parametric.distil.twin import Twin
 from memos.runtime.host import ModelHost
 
 if TYPE_CHECKING:
@@ -105,13 +105,5 @@ def published() -> Callable[..., str]:
 @pytest.fixture
 def plain_model(models: ModelHost) -> PreTrainedModel:
     """The bundled model as transformers runs it, sharing its weights: PEFT may put its layers around them."""
-    model = models.serving().loaded.model
-    config = deepcopy(model.config)
-    config._attn_implementation = "sdpa"
-    with torch.device("meta"):
-        other: PreTrainedModel = type(model)(config)
-    other.load_state_dict(model.state_dict(), assign=True)
-    inner: Any = other.base_model
-    inner.rotary_emb = type(inner.rotary_emb)(config)
-    other.eval().requires_grad_(False)
-    return other
+    twin: PreTrainedModel = Twin(models.serving().loaded).model
+    return twin

@@ -25,18 +25,7 @@ MakeTiny = Callable[..., Path]
 MakeAdapter = Callable[..., Adapter]
 
 WORDS = ("a", "b", "c", "the", "cat", "sat", "<pad>", "</s>")
-TINY = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 256,
-    "bos_token_id": None,
-    "eos_token_id": 7,
-}
+TINY = {"vocab_size": 64, "max_position_embeddings": 256, "bos_token_id": None, "eos_token_id": 7}
 
 
 @pytest.fixture(scope="session")
@@ -100,7 +89,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture
-def tiny(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> MakeTiny:
+def tiny(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, tiny_sizes: dict[str, int]) -> MakeTiny:
     """Save a random model of a family, with some configuration of its own, and return its folder."""
 
     def make(family: str, **own: Any) -> Path:
@@ -108,7 +97,7 @@ def tiny(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> MakeTiny:
 
         folder = tmp_path / f"tiny-{family}"
         torch.manual_seed(1)
-        config = AutoConfig.for_model(family, **{**TINY, **own})
+        config = AutoConfig.for_model(family, **{**TINY, **tiny_sizes, **own})
         AutoModelForCausalLM.from_config(config).save_pretrained(folder)
         tiny_tokenizer.save_pretrained(folder)
         return folder

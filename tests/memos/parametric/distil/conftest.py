@@ -20,22 +20,13 @@ from memos.runtime.loop import Runtime
 
 MakeNote = Callable[..., MemCube]
 
-TINY = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 1024,
-    "initializer_range": 0.3,
-}
+TINY = {"max_position_embeddings": 1024, "initializer_range": 0.3}
 #: What is quick to train on the tiny model.
 SMALL = Recipe(rank=4, epochs=3, least_steps=1, ways=2, rate=1e-2, cartridge_rate=5e-2, tokens=8)
 
 
 @pytest.fixture(scope="session")
-def tiny(models: ModelHost, tmp_path_factory: pytest.TempPathFactory) -> Serving:
+def tiny(models: ModelHost, tmp_path_factory: pytest.TempPathFactory, tiny_sizes: dict[str, int]) -> Serving:
     """The tiny model, served."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -43,7 +34,7 @@ def tiny(models: ModelHost, tmp_path_factory: pytest.TempPathFactory) -> Serving
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(1)
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = AutoConfig.for_model("llama", vocab_size=len(tokenizer), **ends, **TINY)
+    config = AutoConfig.for_model("llama", vocab_size=len(tokenizer), **ends, **tiny_sizes, **TINY)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     loaded = load_model(str(folder))

@@ -9,26 +9,29 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from memos.activation.bundle import bundle_of, note_of
 from memos.config import Settings
 from memos.cube import MemCube, Scope
 from memos.embedding.base import Embedder
 from memos.engine import MemoryOS
 from memos.errors import Conflict, NotFound
 from memos.parametric.adapter import Adapter
+from memos.parametric.distil.examples import lesson_of
+from memos.parametric.distil.facts import facts_of
+from memos.parametric.distil.recipe import Recipe
+from memos.parametric.distil.run import student_of
+from memos.parametric.distil.trainer import Trainer
 from memos.runtime.host import ModelHost
 from memos.runtime.uses import AdapterUse
 from memos.store.adapters import AdapterRecord
 from memos.store.jobs import FINAL, Job, JobState
 from memos.store.scoped import unfinished_jobs
 
-pytestmark = [
-    pytest.mark.timeout(1200),
-    pytest.mark.skipif(
-        os.environ.get("HYPOTHESIS_PROFILE") != "soak", reason="it trains a real model, twice, for minutes: make soak"
-    ),
-]
+pytestmark = pytest.mark.timeout(1200)  # on the one thread that each test process has
 
-SCOPE = Scope(user_id="ilse")
+SCOPE, OTHER = Scope(user_id="ilse"), Scope(user_id="tomo")
+#: A few steps on one fact, and nothing else: it would pass no gate.
+BRIEF = Recipe(epochs=4, least_steps=1, with_text=0.0, preserve=0.0, distinguish=0.0)
 LOCKER = "Ilse Brand's locker code is 4471."
 TOWN = "Tomo Reyes's home town is Tarnwick."
 POLL_S = 0.1
@@ -48,22 +51,36 @@ def finished(engine: MemoryOS, job: Job) -> Job:
     return now
 
 
-def log_likelihood(engine: MemoryOS, models: ModelHost, question: str, answer: str) -> float:
-    """Return the mean log probability of an answer's tokens, with whatever may be served to the user now."""
+def log_likelihood(engine: MemoryOS, models: ModelHost, question: str, answer: str, scope: Scope = SCOPE) -> float:
+    """Return the mean log probability of an answer's tokens, with whatever may be served to a user now."""
     serving = models.serving()
     prompt = serving.format.prompt([], [{"role": "user", "content": question}])
     said = serving.format.encode_text(answer)
-    uses = [use(engine, record) for record in engine.parametric.published(SCOPE, serving.loaded.identity.base)]
+    records = engine.parametric.published(scope, serving.loaded.identity.base)
+    uses = [use(engine, record, scope) for record in records]
     rows = serving.runtime.logits([*prompt, *said], adapters=uses)[len(prompt) - 1 : -1]
     return float(torch.log_softmax(rows, -1).gather(1, torch.tensor(said)[:, None]).mean())
 
 
-def use(engine: MemoryOS, record: AdapterRecord) -> AdapterUse:
-    adapter = engine.parametric.load(SCOPE, record)
+def use(engine: MemoryOS, record: AdapterRecord, scope: Scope) -> AdapterUse:
+    adapter = engine.parametric.load(scope, record)
     assert isinstance(adapter, Adapter)
     return AdapterUse(adapter.digest, lambda: adapter)
 
 
+def test_forgotten_fact_is_as_unlikely_as_before(engine: MemoryOS, models: ModelHost) -> None:
+    (note,) = engine.store_many(OTHER, [{"text": LOCKER}])
+    serving, bundle = models.serving(), bundle_of([note_of(note)])
+    base = log_likelihood(engine, models, QUESTION, "4471", OTHER)
+    student = student_of(serving, bundle, BRIEF)
+    Trainer(student, lesson_of(facts_of([note]), serving.loaded, serving.format, BRIEF), BRIEF).run(lambda _: None)
+    engine.parametric.publish(OTHER, student.finish(), sources=bundle.sources, gate=None, provenance={})
+    assert log_likelihood(engine, models, QUESTION, "4471", OTHER) > base + 1
+    assert engine.forget("default", note.id).removed["adapters"] == 1
+    assert log_likelihood(engine, models, QUESTION, "4471", OTHER) == pytest.approx(base, abs=1e-4)
+
+
+@pytest.mark.skipif(os.environ.get("HYPOTHESIS_PROFILE") != "soak", reason="it trains for minutes, twice: make soak")
 def test_memories_become_weights_and_are_unlearnt(engine: MemoryOS, models: ModelHost) -> None:
     notes: list[MemCube] = engine.store_many(SCOPE, [{"text": LOCKER}, {"text": TOWN}])
     base = log_likelihood(engine, models, QUESTION, "4471")

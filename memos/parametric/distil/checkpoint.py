@@ -44,7 +44,7 @@ class Checkpoint:
     def save(
         self, parameters: Mapping[str, torch.nn.Parameter], optimiser: torch.optim.Optimizer, progress: Progress
     ) -> None:
-        """Write everything, or leave what was there. Raises ``OSError``."""
+        """Write everything, or leave what was there. Raises ``OSError`` and ``SafetensorError``."""
         tensors = {name: parameter.detach() for name, parameter in parameters.items()}
         for name, parameter in parameters.items():
             state = optimiser.state[parameter]

@@ -10,11 +10,13 @@ the examples follows from the seed and the epoch, nothing else is random, and a 
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Sequence
 
 import torch
+from safetensors import SafetensorError
 
 from memos.errors import TrainingRefused
 from memos.parametric.distil.checkpoint import Checkpoint, Progress
@@ -27,6 +29,8 @@ from memos.parametric.distil.syllabus import Syllabus
 from memos.parametric.distil.targets import Targets, joined, taught_targets
 from memos.parametric.distil.trie import pack
 from memos.schedule.executor import Interrupted, Report
+
+logger = logging.getLogger(__name__)
 
 #: Seconds between checkpoints.
 SAVE_S = 15.0
@@ -53,7 +57,8 @@ class Trainer:
         """Train to the end, from a checkpoint if there is one.
 
         ``report`` is told the share of the longest training that is done. What it raises ends the training; an
-        :class:`Interrupted` leaves a checkpoint. Raises :class:`TrainingRefused` when the loss is not finite.
+        :class:`Interrupted` leaves a checkpoint, where one can be written. Raises :class:`TrainingRefused` when the
+        loss is not finite.
         """
         progress = self._begin()
         self._saved = time.monotonic()
@@ -102,7 +107,11 @@ class Trainer:
             raise
 
     def _save(self, checkpoint: Checkpoint, progress: Progress) -> None:
-        checkpoint.save(self._student.parameters, self._optimiser, progress)
+        """Write a checkpoint, or go on without: its folder goes with any change of a memory, and disks are full."""
+        try:
+            checkpoint.save(self._student.parameters, self._optimiser, progress)
+        except (OSError, SafetensorError) as error:
+            logger.warning("a training has no checkpoint: %s", error)
         self._saved = time.monotonic()
 
     # ------------------------------------------------------------ a step

@@ -98,6 +98,15 @@ def test_truncated_checkpoint_is_not_resumed(train: Train, tmp_path: Path) -> No
     assert train(tmp_path)[0] == train()[0]
 
 
+def test_training_goes_on_where_no_checkpoint_can_be_written(train: Train, tmp_path: Path) -> None:
+    folder = tmp_path / "file"
+    folder.write_bytes(b"in the way")
+    with pytest.raises(Interrupted):
+        train(folder, StopAfter(2))
+    assert train(folder)[0] == train()[0]
+    assert folder.read_bytes() == b"in the way"
+
+
 def test_checkpoint_of_a_finished_training_ends_at_once(train: Train, tmp_path: Path) -> None:
     reports: list[float] = []
 

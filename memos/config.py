@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 DEFAULT_EMBEDDER = "all-MiniLM-L6-v2"
 BUNDLED_MODEL = "bundled"
 AUTO_CODEC = "auto"
+OFF, OFFLINE, LOCAL = "off", "offline", "local"
 
 
 def default_home() -> Path:
@@ -42,6 +43,18 @@ class Settings(BaseSettings):
     )
     openai_base_url: str = Field("https://api.openai.com/v1", description="Base URL of the embeddings endpoint.")
     openai_api_key: SecretStr = Field(SecretStr(""), description="Key of the embeddings endpoint.")
+    notes: str = Field(
+        OFFLINE,
+        description="Who writes notes: `offline` (rules), `local` (the local model), `openai:MODEL`, or `off`.",
+    )
+    llm_base_url: str = Field("https://api.openai.com/v1", description="Base URL of the chat endpoint for notes.")
+    llm_api_key: SecretStr = Field(SecretStr(""), description="Key of the chat endpoint.")
+    llm_timeout_s: float = Field(60.0, gt=0, description="Longest wait for an answer of the chat endpoint, in seconds.")
+    llm_concurrency: int = Field(4, ge=1, description="Most requests to the chat endpoint at once.")
+    llm_prompt_price: float = Field(
+        0.0, ge=0, description="Price of a million prompt tokens, for the cost that a job reports."
+    )
+    llm_completion_price: float = Field(0.0, ge=0, description="Price of a million completion tokens.")
     embed_batch: int = Field(64, ge=1, description="Texts per embedding call.")
     max_text_bytes: int = Field(1 << 20, ge=1, description="Longest text accepted, in UTF-8 bytes.")
     max_metadata_bytes: int = Field(64 << 10, ge=1, description="Largest metadata accepted, as JSON bytes.")

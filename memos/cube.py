@@ -103,6 +103,8 @@ class Descriptor(Frozen):
     tags: tuple[str, ...] = ()
     context: str | None = None
     language: str | None = None
+    entities: tuple[str, ...] = ()
+    importance: float | None = None
 
 
 class Times(Frozen):
@@ -124,11 +126,17 @@ class Parent(Frozen):
 
 
 class Provenance(Frozen):
-    """Where it came from. ``infer`` records whether the writer asked for note construction."""
+    """Where it came from. ``infer`` records whether the writer asked for note construction.
+
+    ``scribe`` wrote the note: ``offline`` or a model's name. ``remark`` says why a model's answer could not be used, or
+    what a memory put aside repeats. ``parents`` of a note are the near-duplicates it stands for.
+    """
 
     source: str = "api"
     author: str | None = None
     infer: bool = True
+    scribe: str | None = None
+    remark: str | None = None
     parents: tuple[Parent, ...] = ()
 
 
@@ -184,27 +192,64 @@ class NewMemory(Frozen):
     source: str = "api"
 
 
+class LinkType(StrEnum):
+    """What two memories have to do with each other; the first four are said by the later one of the earlier one."""
+
+    CONTRADICTS = "contradicts"
+    REFINES = "refines"
+    CAUSAL = "causal"
+    TEMPORAL = "temporal"
+    ENTITY = "entity"
+    SEMANTIC = "semantic"
+    SAME_SESSION = "same_session"
+
+
 class Link(Frozen):
-    """A typed edge between two cubes of one namespace."""
+    """A typed edge between two cubes of one namespace, seen from ``source_id``.
+
+    Both ends have it. ``reversed`` means that the target says it of the source: of "moved to Oslo" and "lives in Rome",
+    the former contradicts the latter. ``author`` is ``offline`` or a model's name.
+    """
 
     source_id: str
     target_id: str
     type: str
     score: float
     author: str
+    source_version: int = 1
+    target_version: int = 1
+    reversed: bool = False
     created_at: datetime
+
+    def seen_from(self, cube_id: str) -> Link:
+        """Return the link with ``cube_id`` as its source."""
+        if cube_id == self.source_id:
+            return self
+        turned = {
+            "source_id": self.target_id,
+            "target_id": self.source_id,
+            "source_version": self.target_version,
+            "target_version": self.source_version,
+            "reversed": not self.reversed,
+        }
+        return self.model_copy(update=turned)
 
 
 class CubeVersion(Frozen):
-    """One entry of a memory's history, oldest first."""
+    """One entry of a memory's history, oldest first.
+
+    ``changes`` are the attributes that evolution changed with this version, as ``{name: [before, after]}``.
+    """
 
     cube_id: str
     version: int
     text: str
     metadata: dict[str, Any]
     digest: str
+    descriptor: Descriptor = Descriptor()
     author: str | None
     reason: str | None
+    changes: dict[str, Any] | None = None
     created_at: datetime
     valid_from: datetime
 

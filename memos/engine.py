@@ -22,7 +22,7 @@ from sqlalchemy.exc import ArgumentError
 from memos.activation.listing import KVFile, RebuildReport
 from memos.activation.tier import ActivationTier
 from memos.clock import from_us, now_us, parse_time
-from memos.config import Settings
+from memos.config import OFF, Settings
 from memos.cube import CubeVersion, DeletionReceipt, Kind, Link, MemCube, Scope, State, check_name
 from memos.doctor import DoctorReport, examine
 from memos.embedding.base import Embedder
@@ -36,16 +36,19 @@ from memos.llm.messages import ChatReply, check_messages, check_options
 from memos.parametric.distil.folder import forget_trainings
 from memos.parametric.listing import AdapterInfo
 from memos.parametric.tier import ParametricTier
+from memos.plaintext.chosen import chosen
 from memos.plaintext.intake import check_batch, check_count, check_text
+from memos.plaintext.notes.keeper import NoteKeeper
+from memos.plaintext.notes.writers import scribe_of
 from memos.plaintext.reader import NoteReader
 from memos.plaintext.recall import RecallRequest, RecallResult
 from memos.plaintext.writer import NoteWriter
 from memos.runtime.host import ModelHost
-from memos.schedule.executor import Executor
+from memos.schedule.executor import Executor, Report
 from memos.store import namespaces
 from memos.store.database import Database
 from memos.store.derived import RETRAIN, Gone
-from memos.store.jobs import Job, JobRepository
+from memos.store.jobs import NOTES, Job, JobRepository
 from memos.store.lock import DirectoryLock
 from memos.store.relay import IndexRelay
 from memos.store.scoped import locate, locate_job
@@ -98,7 +101,9 @@ class MemoryOS:
         self.activation = ActivationTier(self.settings, self.database, self.models)
         self.parametric = ParametricTier(self.settings, self.database, self.models)
         self.parametric.on_gone.append(self.models.drop_adapters)
-        self._writer = NoteWriter(self.database, self._embedder, self.settings, self._discard)
+        self._scribe = scribe_of(self.settings, self.models)
+        self._notes = Executor(self.database, {NOTES: self._write_notes}, name="memos-notes")
+        self._writer = NoteWriter(self.database, self._embedder, self.settings, self._discard, self._notes.submit)
         self._jobs = Executor(
             self.database,
             {
@@ -114,6 +119,8 @@ class MemoryOS:
         self.activation.sweep()
         self.parametric.sweep()
         self._jobs.recover()
+        if self.settings.notes != OFF:
+            self._notes.recover()
 
     # ------------------------------------------------------------ writing
 
@@ -151,6 +158,26 @@ class MemoryOS:
         cube = self._writer.update(self._home(tenant, cube_id, user_id), cube_id, text, metadata, expected_version)
         self.relay.wake()
         return cube
+
+    def rollback(self, tenant: str, cube_id: str, version: int, *, user_id: str | None = None) -> MemCube:
+        """Write a new version that says what version ``version`` said: text, metadata and note."""
+        self._check_open()
+        check_count(version, 1 << 31, "version")
+        cube = self._writer.roll_back(self._home(tenant, cube_id, user_id), cube_id, version)
+        self.relay.wake()
+        return cube
+
+    def refine(self, scope: Scope, cube_ids: object = None) -> Job:
+        """Queue a job that writes notes: those that wait, and again those of ``cube_ids``.
+
+        Without ids, those are written again for which a model was asked and its answer could not be used.
+        """
+        self._check_open()
+        if self.settings.notes == OFF:
+            raise InvalidInput("notes are switched off; set MEMOS_NOTES to offline, local or openai:MODEL")
+        if cube_ids is not None:
+            scope, cube_ids = chosen(self.database, scope.tenant, cube_ids, scope.user_id)
+        return self.job(scope.tenant, self._writer.refine(scope, cube_ids))
 
     def move(self, tenant: str, cube_id: str, target: State, *, user_id: str | None = None) -> MemCube:
         """Move a cube to another state; ``IllegalTransition`` unless :data:`memos.cube.LEGAL_MOVES` allows it."""
@@ -257,6 +284,11 @@ class MemoryOS:
         """Return the links of a memory, strongest first."""
         self._check_open()
         return self._reader.links(tenant, cube_id, user_id)
+
+    def graph(self, scope: Scope) -> tuple[Sequence[MemCube], Sequence[Link]]:
+        """Return all memories of a namespace and every link between them, once, as it was made."""
+        self._check_open()
+        return self._reader.graph(scope)
 
     def stats(self, scope: Scope) -> Statistics:
         """Return what a namespace holds and how far its index has come."""
@@ -400,6 +432,8 @@ class MemoryOS:
         if not self._open:
             return
         self._open = False
+        self._notes.stop()
+        self._scribe.close()
         self._jobs.stop()
         if self._owns_models:
             self.models.close()
@@ -417,6 +451,11 @@ class MemoryOS:
         self.close()
 
     # ------------------------------------------------------------ inside
+
+    def _write_notes(self, scope: Scope, payload: Mapping[str, Any], report: Report) -> dict[str, Any]:
+        """Write the notes of a namespace that wait."""
+        keeper = NoteKeeper(self.database, self._embedder, self._views, self._scribe, self._discard, self.relay.wake)
+        return keeper.run(scope, payload, report)
 
     def _check_open(self) -> None:
         if not self._open:

@@ -32,6 +32,8 @@ class Wire:
             "list": self._list,
             "history": self._history,
             "links": self._links,
+            "rollback": self._rollback,
+            "refine": self._refine,
             "update": self._update,
             "forget": self._forget,
             "forget_all": self._forget_all,
@@ -93,6 +95,14 @@ class Wire:
     def _links(self, payload: Payload) -> Any:
         links = self.engine.links(self._tenant, payload["id"], user_id=payload["user_id"])
         return [link.model_dump() for link in links]
+
+    def _rollback(self, payload: Payload) -> Any:
+        return self.engine.rollback(
+            self._tenant, payload["id"], payload["version"], user_id=payload["user_id"]
+        ).model_dump()
+
+    def _refine(self, payload: Payload) -> Any:
+        return self.engine.refine(self._scope(payload), payload["ids"]).model_dump()
 
     def _update(self, payload: Payload) -> Any:
         options = {name: payload[name] for name in ("user_id", "text", "metadata", "expected_version")}

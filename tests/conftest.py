@@ -28,6 +28,7 @@ os.environ.update(
     {
         "ANONYMIZED_TELEMETRY": "False",
         "HF_HUB_OFFLINE": "1",
+        "MEMOS_NOTES": "off",  # for stores that several tests share; see no_user_data
         "OMP_NUM_THREADS": "1",  # xdist already uses every core
         "TOKENIZERS_PARALLELISM": "false",
     }
@@ -46,10 +47,14 @@ def repository(pytestconfig: pytest.Config) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_user_data(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep the user's settings out, and move the default data folder to a temporary place."""
+    """Keep the user's settings out, and move the default data folder to a temporary place.
+
+    Notes are written where a test is about them (tests/memos/plaintext/notes); elsewhere memories stay as stored.
+    """
     for name in [name for name in os.environ if name.startswith("MEMOS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("MEMOS_HOME", str(tmp_path_factory.getbasetemp() / "memos-home"))
+    monkeypatch.setenv("MEMOS_NOTES", "off")
 
 
 # --------------------------------------------------------------------------------------------------

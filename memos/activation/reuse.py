@@ -72,7 +72,7 @@ class Reuse:
 
         A cube is live if every note it was made from stands, unchanged, within the scope.
         """
-        chosen = {(hit.id, hit.version) for hit in hits}
+        chosen = {hit.id for hit in hits}
         with self._database.read() as connection:
             namespace = namespaces.find(connection, scope)
             if namespace is None or not chosen:
@@ -148,8 +148,8 @@ class Reuse:
                 self._covers.pop(next(iter(self._covers)))
 
 
-def _ranked(activations: Sequence[Activation], chosen: Collection[tuple[str, int]]) -> list[Activation]:
-    """Return the cubes made from enough of the chosen note versions: from most of them first, the smaller of equals."""
-    shared = {one.cube_id: sum(source in chosen for source in one.sources) for one in activations}
+def _ranked(activations: Sequence[Activation], chosen: Collection[str]) -> list[Activation]:
+    """Return the cubes made from enough of the chosen notes: from most of them first, the smaller of equals."""
+    shared = {one.cube_id: sum(cube_id in chosen for cube_id, _ in one.sources) for one in activations}
     enough = [one for one in activations if shared[one.cube_id] >= MIN_SHARE * len(chosen)]
     return sorted(enough, key=lambda one: (-shared[one.cube_id], one.tokens, one.cube_id))

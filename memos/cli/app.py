@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from memos import __version__
-from memos.cli import adapters, ask, care, carry, keep, show, tiers
+from memos.cli import adapters, ask, care, carry, keep, notes, show, tiers
 from memos.cli.command import Agent, Group, Home, Json, Run, User, narrowed
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (keep, ask, carry, tiers, adapters, care, show):
+for commands in (keep, ask, notes, carry, tiers, adapters, care, show):
     commands.register(app)
 
 

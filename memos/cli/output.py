@@ -87,6 +87,7 @@ def recalled(result: RecallResult, *, explain: bool) -> RenderableType:
 
 def _why(why: Mapping[str, Any]) -> str:
     parts = [f"{name} {value:.2f}" for name, value in why.get("parts", {}).items() if value]
+    parts += [f"{link['type']} link from {link['from']}" for link in why.get("path", ())]
     if why.get("duplicates"):
         parts.append(f"{len(why['duplicates'])} more like it")
     return "\n".join(parts)
@@ -118,6 +119,16 @@ def memory(cube: MemCube) -> RenderableType:
             "expires": when(cube.time.expires_at) or None,
             "source": cube.provenance.source,
             "by": cube.provenance.author,
+            "title": cube.descriptor.title,
+            "context": cube.descriptor.context,
+            "keywords": ", ".join(cube.descriptor.keywords) or None,
+            "tags": ", ".join(cube.descriptor.tags) or None,
+            "names": ", ".join(cube.descriptor.entities) or None,
+            "importance": cube.descriptor.importance,
+            "sensitivity": cube.governance.sensitivity if cube.governance.sensitivity != "normal" else None,
+            "held until": when(cube.time.valid_to) or None,
+            "note by": cube.provenance.scribe,
+            "remark": cube.provenance.remark,
             **{f"metadata.{name}": value for name, value in cube.metadata.items()},
         }
     )

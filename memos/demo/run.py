@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from memos.config import Settings
-from memos.demo import forgetting, parametric, show, steps, tiers
+from memos.demo import forgetting, notes, parametric, show, steps, tiers
 from memos.demo.material import FRIENDS, READER, Batch, Question, load
 from memos.demo.timing import Stopwatch, TimedEmbedder, quantiles
 from memos.embedding.base import Embedder
@@ -93,6 +93,11 @@ class _Demo:
         stored["namespaces"] = [memory.stats(user_id=user_id).model_dump(mode="json") for user_id in (FRIENDS, READER)]
         self._report["stored"] = stored
         show.stored(self._screen, stored)
+        embedding = self._embedder.seconds
+        with self._watch.measure("writing notes"):
+            self._report["notes"] = notes.write(memory)
+        self._watch.move("writing notes", "embedding", self._embedder.seconds - embedding)
+        show.notes(self._screen, self._report["notes"])
 
     def _ask(self, memory: Memory, questions: list[Question]) -> None:
         with self._watch.measure("asking"):
@@ -121,6 +126,7 @@ class _Demo:
         with self._watch.measure("forgetting, and looking for what is left"):
             pieces = forgetting.unique_fragments(batches)
             self._report["forgotten"] = forgetting.forget(memory, self._folder, pieces)
+            notes.write(memory)
         show.forgotten(self._screen, self._report["forgotten"])
 
     def _reopen(self, batches: list[Batch], questions: list[Question], kept: Report) -> None:

@@ -27,6 +27,29 @@ def stored(screen: Console, result: Data) -> None:
     screen.print(table)
 
 
+def notes(screen: Console, result: Data) -> None:
+    """Show what came of the notes, and one of them."""
+    if not result:
+        return
+    counts, example = result["counts"], result["example"]
+    table = _table(f"Note: {_short(example['text'])}", "", "")
+    for name in ("context", "keywords", "tags", "entities"):
+        told = example[name]
+        table.add_row(name, told if isinstance(told, str) else ", ".join(told or ()))
+    for link in example["links"]:
+        table.add_row(f"{link['type']} {link['score']:.2f}", _short(link["text"]))
+    screen.print(table)
+    screen.print(
+        f"{counts['notes']} notes by rules, {counts['links']} links, {counts['evolved']} notes evolved, "
+        f"{counts['merged']} memories merged into others that say the same\n",
+        highlight=False,
+    )
+
+
+def _short(text: str) -> str:
+    return textwrap.shorten(text, 90, placeholder=" …")
+
+
 def answers(screen: Console, results: Sequence[Data]) -> None:
     """Show each question with its best hit and the ranks of its evidence."""
     table = Table(title="Recall", title_justify="left", show_lines=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from memos.embedding.base import Embedder
 from memos.embedding.serving import ServingEmbedder
 from memos.errors import Conflict, StoreUnavailable
 from memos.store import embedder_table, namespaces
-from memos.store.cubes import CubeRepository
+from memos.store.cubes import CubeRepository, Embedded, Unembedded
 from memos.store.database import Database
 from memos.store.namespaces import Namespace
 from memos.store.relay import IndexRelay, serves
@@ -91,13 +91,12 @@ class Reindexer:
             missing = CubeRepository(connection, namespace_id).unembedded(embedder_id, BATCH)
         if not missing:
             return 0
-        vectors = embedder.embed([text for _, _, text in missing])
+        made = _embed(missing, embedder)
         with self._database.write() as connection:
             namespaces.lock(connection, namespace_id)
             repository = CubeRepository(connection, namespace_id)
-            present = repository.existing([cube_id for cube_id, _, _ in missing])  # some may be forgotten by now
-            rows = [(item[0], item[1], vector) for item, vector in zip(missing, vectors, strict=True)]
-            repository.add_vectors([row for row in rows if row[0] in present], embedder_id)
+            present = repository.existing([one.cube_id for one in missing])  # some may be forgotten by now
+            repository.add_vectors([row for row in made if row[0] in present], embedder_id)
         return len(missing)
 
     def _switch(self, embedder: Embedder, embedder_id: int) -> list[Namespace]:
@@ -131,8 +130,15 @@ def _leaves(namespace: Namespace, embedder_id: int) -> bool:
 def _embed_rest(repository: CubeRepository, embedder: Embedder, embedder_id: int) -> None:
     """Embed the few versions written since the last pass."""
     while missing := repository.unembedded(embedder_id, BATCH):
-        vectors = embedder.embed([text for _, _, text in missing])
-        repository.add_vectors(
-            [(item[0], item[1], vector) for item, vector in zip(missing, vectors, strict=True)],
-            embedder_id,
-        )
+        repository.add_vectors(_embed(missing, embedder), embedder_id)
+
+
+def _embed(missing: Sequence[Unembedded], embedder: Embedder) -> list[Embedded]:
+    """Embed texts, and once more with their notes those that have one."""
+    noted = [one for one in missing if one.note is not None]
+    vectors = embedder.embed([*(one.text for one in missing), *(one.note or "" for one in noted)])
+    enriched = dict(zip(((one.cube_id, one.version) for one in noted), vectors[len(missing) :], strict=True))
+    return [
+        (one.cube_id, one.version, vector, enriched.get((one.cube_id, one.version)))
+        for one, vector in zip(missing, vectors, strict=False)
+    ]

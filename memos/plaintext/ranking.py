@@ -64,9 +64,15 @@ def rank(view: NamespaceView, query: Query, allowed: NDArray[np.bool_], nearest:
 
     ``nearest`` are dense candidates an index has already found; without them the allowed rows are scanned exactly.
     """
-    idf = {term: view.lexical.idf(term) for term in query.terms}
+    idf = inverse_frequencies(view, query)
     cosines = Cosines(view, query.vector, scan=nearest is None and 2 * int(allowed.sum()) > len(view))
-    rows = candidates(view, query, idf, allowed, nearest, cosines)
+    return scored(view, query, candidates(view, query, idf, allowed, nearest, cosines), cosines)
+
+
+def scored(view: NamespaceView, query: Query, rows: Rows, cosines: Cosines | None = None) -> Ranking:
+    """Rank some rows, whatever brought them here."""
+    idf = inverse_frequencies(view, query)
+    cosines = cosines or Cosines(view, query.vector, scan=False)
     around = neighbours(view, rows)
     weights = borrowing(view, rows, around)
     parts = {
@@ -74,9 +80,19 @@ def rank(view: NamespaceView, query: Query, allowed: NDArray[np.bool_], nearest:
         "lexical": LEXICAL * lexical(view, idf, rows, around, weights),
         **priors(view, query, rows),
     }
+    return ordered(rows, parts)
+
+
+def ordered(rows: Rows, parts: Mapping[str, Scores]) -> Ranking:
+    """Return rows best first by the sum of their parts; of equal scores the newer memory comes first."""
     scores = total(parts)
-    order = np.lexsort((-rows, -scores))  # of equal scores the newer memory comes first
+    order = np.lexsort((-rows, -scores))
     return Ranking(rows[order], scores[order], {name: part[order] for name, part in parts.items()})
+
+
+def inverse_frequencies(view: NamespaceView, query: Query) -> dict[str, float]:
+    """Return what each term of a question tells."""
+    return {term: view.lexical.idf(term) for term in query.terms}
 
 
 # ---------------------------------------------------------------- candidates

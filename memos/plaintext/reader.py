@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from memos.clock import now_us
-from memos.cube import CubeVersion, Link, MemCube, Scope
+from memos.cube import CubeVersion, Link, MemCube, Parent, Scope
 from memos.embedding.base import Embedder
 from memos.embedding.serving import ServingEmbedder, active
 from memos.errors import NotFound, StoreUnavailable
 from memos.plaintext import filters as filter_grammar
 from memos.plaintext.filters import AllOf, Condition, Test
+from memos.plaintext.graph import Followed, follow
 from memos.plaintext.question import Question, understand
 from memos.plaintext.ranking import CANDIDATES, Query, Ranking, Rows, nearest_of, rank
 from memos.plaintext.recall import (
@@ -28,7 +29,6 @@ from memos.plaintext.recall import (
     RecallRequest,
     RecallResult,
     context,
-    follow_links,
     found,
     head,
     hits,
@@ -39,7 +39,9 @@ from memos.store.cubes import CubeRepository
 from memos.store.database import Database
 from memos.store.derived import Derived
 from memos.store.embedder_table import EmbedderRow
+from memos.store.links import LinkRepository
 from memos.store.namespaces import Namespace
+from memos.store.notes import NoteRepository
 from memos.store.relay import IndexRelay, serves
 from memos.store.scoped import locate
 from memos.store.vector_index import VectorIndex
@@ -84,9 +86,9 @@ class NoteReader:
         clock.lap("embed")
         with self._opened(home, embedder) as opened:
             clock.lap("view")
-            ranking = self._rank(opened, request, condition, question, vector)
+            followed = self._rank(opened, request, condition, question, vector)
             clock.lap("rank")
-            result = _answer(opened, ranking, request, embedder)
+            result = _answer(opened, followed, request, embedder)
             clock.lap("content")
         return result.model_copy(update={"timings": clock.laps}) if request.explain else result
 
@@ -94,7 +96,7 @@ class NoteReader:
         """Return one memory; raise :class:`NotFound`."""
         with self._database.read() as connection:
             scope, repository = _locate(connection, tenant, cube_id, user_id)
-            note = repository.get([cube_id], scope).get(cube_id)
+            note = next(iter(_with_sources(repository, repository.get([cube_id], scope).values())), None)
             cube = note or Derived(connection, repository.namespace_id).cube(cube_id, scope)
         assert cube is not None  # located in this snapshot
         return cube
@@ -103,7 +105,10 @@ class NoteReader:
         """Return up to ``limit`` memories in the order they were stored, beginning after id ``after``."""
         with self._database.read() as connection:
             namespace = namespaces.find(connection, scope)
-            return [] if namespace is None else CubeRepository(connection, namespace.id).page(scope, after, limit)
+            if namespace is None:
+                return []
+            repository = CubeRepository(connection, namespace.id)
+            return _with_sources(repository, repository.page(scope, after, limit))
 
     def history(self, tenant: str, cube_id: str, user_id: str | None) -> list[CubeVersion]:
         """Return every version of a memory, oldest first."""
@@ -113,7 +118,18 @@ class NoteReader:
     def links(self, tenant: str, cube_id: str, user_id: str | None) -> list[Link]:
         """Return every link of a memory, strongest first."""
         with self._database.read() as connection:
-            return _locate(connection, tenant, cube_id, user_id)[1].links([cube_id])
+            repository = _locate(connection, tenant, cube_id, user_id)[1]
+            return LinkRepository(connection, repository.namespace_id).of(cube_id)
+
+    def graph(self, scope: Scope) -> tuple[list[MemCube], list[Link]]:
+        """Return all memories of a namespace and all links."""
+        with self._database.read() as connection:
+            namespace = namespaces.find(connection, scope)
+            if namespace is None:
+                return [], []
+            repository = CubeRepository(connection, namespace.id)
+            notes = repository.get(repository.ids(scope), scope)
+            return list(notes.values()), LinkRepository(connection, namespace.id).every()
 
     # ------------------------------------------------------------ inside
 
@@ -148,7 +164,7 @@ class NoteReader:
         condition: Condition | None,
         question: Question,
         vector: NDArray[np.float32],
-    ) -> Ranking:
+    ) -> Followed:
         view = opened.view
         allowed = visible(view, request, condition, now_us())
         speaker = NONE if question.speaker is None else view.speakers.get(question.speaker, NONE)
@@ -156,7 +172,8 @@ class NoteReader:
         query = Query(vector, question.terms, speaker, question.periods, depth)
         whole = condition is None and request.as_of is None
         nearest = self._nearest(opened, query, allowed) if whole else None
-        return rank(view, query, allowed, nearest)
+        ranking = rank(view, query, allowed, nearest)
+        return follow(ranking, LinkRepository(opened.connection, opened.namespace.id), view, query, allowed)
 
     def _nearest(self, opened: _Opened, query: Query, allowed: NDArray[np.bool_]) -> Rows | None:
         """Return dense candidates from the vector index plus an exact scan of what it has not taken in yet."""
@@ -194,22 +211,32 @@ class _Opened:
     view: NamespaceView
 
 
-def _answer(opened: _Opened, ranking: Ranking, request: RecallRequest, embedder: Embedder) -> RecallResult:
+def _answer(opened: _Opened, followed: Followed, request: RecallRequest, embedder: Embedder) -> RecallResult:
     wanted = request.top_k + SPARE
-    chosen = _hits(opened, head(ranking, wanted), request)
+    ranking = followed.ranking
+    chosen = _hits(opened, head(ranking, wanted), followed, request)
     if len(chosen) < request.top_k and wanted < len(ranking.rows):
-        chosen = _hits(opened, ranking, request)  # so many duplicates that they left a gap
+        chosen = _hits(opened, ranking, followed, request)  # so many duplicates that they left a gap
     return RecallResult(hits=chosen, context=context(chosen, request.max_tokens, embedder.count_tokens))
 
 
-def _hits(opened: _Opened, ranking: Ranking, request: RecallRequest) -> tuple[Hit, ...]:
+def _hits(opened: _Opened, ranking: Ranking, followed: Followed, request: RecallRequest) -> tuple[Hit, ...]:
     view = opened.view
     repository = CubeRepository(opened.connection, opened.namespace.id)
     ids = [view.cube_ids[row] for row in ranking.rows.tolist()]
-    links = repository.links(ids)
-    if links:
-        ranking = follow_links(ranking, links, view)
-    return hits(view, found(view, ranking, repository.content(ids)), links, request)
+    return hits(view, found(view, ranking, repository.content(ids)), followed, request)
+
+
+def _with_sources(repository: CubeRepository, notes: Iterable[MemCube]) -> list[MemCube]:
+    """Return memories with the near-duplicates each stands for."""
+    found = list(notes)
+    merged = NoteRepository(repository.connection, repository.namespace_id).merged([cube.id for cube in found])
+    return [_with_parents(cube, merged[cube.id]) if cube.id in merged else cube for cube in found]
+
+
+def _with_parents(cube: MemCube, sources: Sequence[tuple[str, int]]) -> MemCube:
+    parents = tuple(Parent(cube_id=cube_id, version=version) for cube_id, version in sources)
+    return cube.model_copy(update={"provenance": cube.provenance.model_copy(update={"parents": parents})})
 
 
 class Stopwatch:

@@ -16,11 +16,10 @@ from memos.clock import from_us, to_us
 from memos.cube import Frozen, Link
 from memos.plaintext.collapse import Collapsed, collapse
 from memos.plaintext.filters import Condition
+from memos.plaintext.graph import Followed
 from memos.plaintext.ranking import Ranking
 from memos.store.view import NEVER, NamespaceView
 
-#: What a linked memory inherits of the score of the one that links to it, times the strength of the link.
-LINK = 0.3
 #: Ranked memories fetched beyond ``top_k`` so that collapsed duplicates leave no gap.
 SPARE = 16
 
@@ -39,7 +38,11 @@ class RecallRequest(Frozen):
 
 
 class Hit(Frozen):
-    """One recalled memory. ``why`` holds the parts of the score and collapsed duplicates under ``explain``."""
+    """One recalled memory.
+
+    ``why``, under ``explain``, holds the ``parts`` of the score, collapsed ``duplicates``, the ``path`` of links that
+    raised it, and ``valid_to`` where it no longer holds.
+    """
 
     id: str
     text: str
@@ -87,21 +90,6 @@ def visible(view: NamespaceView, request: RecallRequest, condition: Condition | 
     return allowed if condition is None else allowed & condition.mask(view.columns)
 
 
-def follow_links(ranking: Ranking, links: Sequence[Link], view: NamespaceView) -> Ranking:
-    """Add to each ranked row a share of the best score linked to it, one hop, and rank again."""
-    place = {view.cube_ids[row]: index for index, row in enumerate(ranking.rows)}
-    inherited = np.zeros(len(ranking.rows), np.float32)
-    for link in links:
-        for giver, taker in ((link.source_id, link.target_id), (link.target_id, link.source_id)):
-            if giver in place and taker in place:
-                share = LINK * link.score * ranking.scores[place[giver]]
-                inherited[place[taker]] = max(inherited[place[taker]], share)
-    scores = ranking.scores + inherited
-    order = np.argsort(-scores, kind="stable")
-    parts = {**ranking.parts, "links": inherited}
-    return Ranking(ranking.rows[order], scores[order], {name: part[order] for name, part in parts.items()})
-
-
 def found(view: NamespaceView, ranking: Ranking, content: Content) -> list[Found]:
     """Join ranked rows with their content; a row whose content is gone is dropped."""
     result = []
@@ -119,18 +107,16 @@ def head(ranking: Ranking, count: int) -> Ranking:
     return replace(ranking, rows=ranking.rows[:count], scores=ranking.scores[:count], parts=parts)
 
 
-def hits(
-    view: NamespaceView, memories: Sequence[Found], links: Sequence[Link], request: RecallRequest
-) -> tuple[Hit, ...]:
+def hits(view: NamespaceView, memories: Sequence[Found], followed: Followed, request: RecallRequest) -> tuple[Hit, ...]:
     """Collapse near-duplicates and build the hits."""
     kept = collapse([(memory.content.text, view.vectors[memory.row]) for memory in memories], request.top_k)
-    return tuple(_hit(view, memories, links, group, explain=request.explain) for group in kept)
+    return tuple(_hit(view, memories, followed, group, explain=request.explain) for group in kept)
 
 
 def _hit(
     view: NamespaceView,
     memories: Sequence[Found],
-    links: Sequence[Link],
+    followed: Followed,
     group: Collapsed,
     *,
     explain: bool,
@@ -142,6 +128,7 @@ def _hit(
         why = {
             "parts": memory.parts,
             "duplicates": [memories[other].key[0] for other in group.duplicates],
+            "path": _path(followed.via, cube_id),
         }
         if view.valid_to[memory.row] != NEVER:
             why["valid_to"] = from_us(int(view.valid_to[memory.row])).isoformat()
@@ -151,12 +138,23 @@ def _hit(
         score=memory.score,
         version=version,
         metadata=memory.content.metadata,
-        links=tuple(link for link in links if cube_id in (link.source_id, link.target_id)),
+        links=tuple(link.seen_from(cube_id) for link in followed.links if cube_id in (link.source_id, link.target_id)),
         agent_id=view.columns.header(memory.row, "agent_id"),
         run_id=view.columns.header(memory.row, "run_id"),
         event_time=from_us(int(view.event_time[memory.row])),
         why=why,
     )
+
+
+def _path(via: Mapping[str, Link], cube_id: str) -> list[dict[str, Any]]:
+    """Return the evidence chain that led to a memory, from what the question matched; empty if it matched itself."""
+    chain: list[dict[str, Any]] = []
+    seen = {cube_id}
+    while (link := via.get(cube_id)) is not None and link.source_id not in seen:
+        chain.append({"from": link.source_id, "to": link.target_id, "type": link.type, "score": link.score})
+        cube_id = link.source_id
+        seen.add(cube_id)
+    return chain[::-1]
 
 
 def context(chosen: Sequence[Hit], max_tokens: int | None, count_tokens: Callable[[str], int]) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from memos.clock import from_us, now_us, to_us
-from memos.config import Settings
+from memos.config import OFF, Settings
 from memos.cube import RECALLABLE, DeletionReceipt, MemCube, NewMemory, Scope, State, move
 from memos.embedding.base import Embedder
 from memos.embedding.reindex import BATCH, Progress
@@ -25,13 +25,16 @@ from memos.store import namespaces
 from memos.store.cubes import CubeRepository, Note, cube_from_note
 from memos.store.database import Database
 from memos.store.derived import Derived, Gone
-from memos.store.jobs import JobRepository
+from memos.store.jobs import NOTES, JobRepository
 from memos.store.namespaces import Namespace
+from memos.store.notes import NoteRepository
 from memos.store.records import OUTBOX_KEEP, Audit, Idempotency, Outbox, request_digest
 from memos.store.scoped import locate
 
 _HOUR_US = 3_600_000_000
 
+#: Submits a job that is queued already.
+Submit = Callable[[Scope, str], None]
 #: Carries the end of derived cubes to every place outside SQL; returns the names of places that keep something yet.
 Discard = Callable[[Scope, Gone], tuple[str, ...]]
 
@@ -40,13 +43,22 @@ class NoteWriter:
     """Store, update, move and delete plaintext memories.
 
     What was derived from a note dies in the transaction that changes or deletes it; ``discard`` then does the rest.
+    Notes are written later: a job that is queued with the memory and handed to ``submit`` sees to it.
     """
 
-    def __init__(self, database: Database, embedder: ServingEmbedder, settings: Settings, discard: Discard) -> None:
+    def __init__(
+        self,
+        database: Database,
+        embedder: ServingEmbedder,
+        settings: Settings,
+        discard: Discard,
+        submit: Submit,
+    ) -> None:
         self._database = database
         self._embedder = embedder
         self._settings = settings
         self._discard = discard
+        self._submit = submit
 
     def store(
         self,
@@ -88,6 +100,8 @@ class NoteWriter:
             CubeRepository(connection, namespace.id).insert(notes, namespace.revision, row.id)
             namespaces.count_memories(connection, namespace.id, len(notes))
             Audit(connection, namespace.id).add("store", ids[0] if len(ids) == 1 else None, count=len(ids))
+            job = self._note_job(connection, namespace, wanted=any(note.memory.infer for note in notes))
+        self._begin(scope, job)
         return [cube_from_note(note, scope) for note in notes]
 
     def update(
@@ -119,8 +133,39 @@ class NoteWriter:
             gone = Derived(connection, namespace.id).invalidate([cube_id], changed=True)
             Audit(connection, namespace.id).add("update", cube_id, version=present.version + 1, **gone.counts)
             updated = _one(repository, cube_id, scope)
+            job = self._note_job(connection, namespace, wanted=present.provenance.infer)
         self._discard(scope, gone)
+        self._begin(scope, job)
         return updated
+
+    def roll_back(self, scope: Scope, cube_id: str, version: int) -> MemCube:
+        """Write a new version that says what an earlier one said: text, metadata and note."""
+        with self._database.write() as connection:
+            namespace = namespaces.open_for_write(connection, scope)
+            repository, notes = CubeRepository(connection, namespace.id), NoteRepository(connection, namespace.id)
+            present = _one(repository, cube_id, scope)
+            earlier = notes.version(cube_id, version)
+            if earlier is None or version == present.version:
+                raise InvalidInput(f"memory {cube_id!r} is at version {present.version}; it has no earlier {version}")
+            notes.roll_back(cube_id, version, namespace.revision, now_us())
+            after = _one(repository, cube_id, scope)
+            changed = (after.digest, after.time.event_time) != (present.digest, present.time.event_time)
+            gone = Derived(connection, namespace.id).invalidate([cube_id], changed=True) if changed else Gone()
+            Audit(connection, namespace.id).add("rollback", cube_id, version=after.version, to=version)
+        self._discard(scope, gone)
+        return after
+
+    def refine(self, scope: Scope, cube_ids: Sequence[str] | None) -> str:
+        """Queue a job that writes notes again: of these memories, or of all where a model's answer was of no use.
+
+        It also writes the notes that wait. Returns its id.
+        """
+        with self._database.write() as connection:
+            namespace = namespaces.open_for_write(connection, scope)
+            ids = NoteRepository(connection, namespace.id).fallen_back() if cube_ids is None else list(cube_ids)
+            job = JobRepository(connection, namespace.id).add(NOTES, {"ids": ids})
+        self._submit(scope, job)
+        return job
 
     def move(self, scope: Scope, cube_id: str, target: State) -> MemCube:
         """Move a cube to another state, if the table of legal moves allows it."""
@@ -141,15 +186,20 @@ class NoteWriter:
         with self._database.write() as connection:
             namespace = namespaces.open_for_write(connection, scope)
             derived = Derived(connection, namespace.id)
-            gone = derived.remove([cube_id]) or derived.invalidate([cube_id])
-            removed = CubeRepository(connection, namespace.id).delete([cube_id])
+            gone = derived.remove([cube_id])
+            ids = [cube_id] if gone else _with_merged(connection, namespace, cube_id)
+            gone = gone or derived.invalidate(ids)
+            unlearnt, job = self._unlearn(connection, namespace, ids)
+            gone = gone + unlearnt
+            removed = CubeRepository(connection, namespace.id).delete(ids)
             if not removed["cubes"] and not gone:
                 raise NotFound(f"no memory {cube_id!r} here; it may have been forgotten")
-            Outbox(connection, namespace.id).add(namespace.revision, [cube_id])
+            Outbox(connection, namespace.id).add(namespace.revision, ids)
             namespaces.count_memories(connection, namespace.id, -removed["cubes"])
             _trim(connection, namespace)
             Audit(connection, namespace.id).add("forget", cube_id)
-        return self._receipt(scope, [cube_id], removed, gone)
+        self._begin(scope, job)
+        return self._receipt(scope, ids, removed, gone)
 
     def forget_all(self, scope: Scope) -> DeletionReceipt:
         """Delete every memory of the namespace, of one agent or run if the scope names one."""
@@ -160,6 +210,8 @@ class NoteWriter:
             ids = repository.ids(scope)
             derived = Derived(connection, namespace.id)
             gone = derived.remove_all() if whole else derived.invalidate(ids)
+            unlearnt, job = (Gone(), None) if whole else self._unlearn(connection, namespace, ids)
+            gone = gone + unlearnt
             removed = repository.delete(ids)
             Outbox(connection, namespace.id).add(namespace.revision, [] if whole else ids, clear=whole)
             if whole:
@@ -168,9 +220,27 @@ class NoteWriter:
             namespaces.count_memories(connection, namespace.id, -removed["cubes"])
             _trim(connection, namespace)
             Audit(connection, namespace.id).add("forget_all", count=removed["cubes"])
+        self._begin(scope, job)
         return self._receipt(scope, ids, removed, gone)
 
     # ------------------------------------------------------------ inside
+
+    def _unlearn(self, connection: Connection, namespace: Namespace, ids: Sequence[str]) -> tuple[Gone, str | None]:
+        """Take back what other notes say of memories that go, and what was made of those notes; queue new ones."""
+        affected = NoteRepository(connection, namespace.id).unlearn(ids, namespace.revision, now_us())
+        if not affected:
+            return Gone(), None
+        gone = Derived(connection, namespace.id).invalidate(affected, changed=True)
+        return gone, self._note_job(connection, namespace, wanted=True)
+
+    def _note_job(self, connection: Connection, namespace: Namespace, *, wanted: bool) -> str | None:
+        if not wanted or self._settings.notes == OFF:
+            return None
+        return JobRepository(connection, namespace.id).ensure(NOTES)
+
+    def _begin(self, scope: Scope, job: str | None) -> None:
+        if job is not None:
+            self._submit(Scope(tenant=scope.tenant, user_id=scope.user_id), job)
 
     def _receipt(self, scope: Scope, ids: Sequence[str], removed: dict[str, int], gone: Gone) -> DeletionReceipt:
         return DeletionReceipt(
@@ -239,6 +309,16 @@ def _note(memory: NewMemory, vector: Any) -> Note:
         created_at=created,
         valid_from=to_us(memory.event_time) if memory.event_time else created,
     )
+
+
+def _with_merged(connection: Connection, namespace: Namespace, cube_id: str) -> list[str]:
+    """Return a memory and the near-duplicates it stands for, which say the same."""
+    found, waiting = [], [cube_id]
+    while waiting:
+        found += waiting
+        merged = NoteRepository(connection, namespace.id).merged(waiting)
+        waiting = [other for sources in merged.values() for other, _ in sources if other not in found]
+    return found
 
 
 def _one(repository: CubeRepository, cube_id: str, scope: Scope) -> MemCube:

@@ -37,25 +37,29 @@ class Interrupted(BaseException):
 class Executor:
     """Runs the jobs of one process, one after another. The thread starts with the first job."""
 
-    def __init__(self, database: Database, tasks: Mapping[str, Task]) -> None:
+    def __init__(self, database: Database, tasks: Mapping[str, Task], name: str = "memos-jobs") -> None:
         self._database = database
+        self._name = name
         self._tasks = tasks
         self._owner = EMBEDDED if database.is_sqlite else new_id()
         self._waiting: queue.SimpleQueue[tuple[Scope, str] | None] = queue.SimpleQueue()
+        self._submitted: set[str] = set()
         self._stopping = threading.Event()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def submit(self, scope: Scope, job_id: str) -> None:
-        """Run a job that is already a row of its namespace."""
-        self._waiting.put((scope, job_id))
+        """Run a job that is already a row of its namespace; one that waits here already needs no second turn."""
         with self._starting:
+            if job_id not in self._submitted:
+                self._submitted.add(job_id)
+                self._waiting.put((scope, job_id))
             self._start()
 
     def recover(self) -> None:
         """Queue what an earlier process left unfinished."""
         with self._database.read() as connection:
-            left = unfinished_jobs(connection)
+            left = unfinished_jobs(connection, self._tasks.keys())
         for scope, job_id in left:
             self.submit(scope, job_id)
 
@@ -70,12 +74,14 @@ class Executor:
 
     def _start(self) -> None:
         if self._thread is None and not self._stopping.is_set():
-            self._thread = threading.Thread(target=self._work, name="memos-jobs", daemon=True)
+            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._thread.start()
 
     def _work(self) -> None:
         try:
             while not self._stopping.is_set() and (item := self._waiting.get()) is not None:
+                with self._starting:
+                    self._submitted.discard(item[1])
                 self._attempt(*item)
         finally:  # a mistake in a task ends its thread, loudly; the jobs behind it get another
             with self._starting:

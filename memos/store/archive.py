@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Row, Select, func
 
 from memos.cube import Kind, Scope
-from memos.store.schema import cubes, links, vectors, versions
+from memos.store.schema import cubes, links, parents, vectors, versions
 from memos.store.scoped import IN_CHUNK, ScopedRepository
 
 TableRow = dict[str, Any]
@@ -20,12 +20,13 @@ TableRow = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows of the four tables that make up memories, all but ``namespace_id``."""
+    """Rows of the tables that make up memories, all but ``namespace_id``."""
 
     cubes: list[TableRow] = field(default_factory=list)
     versions: list[TableRow] = field(default_factory=list)
     vectors: list[TableRow] = field(default_factory=list)
     links: list[TableRow] = field(default_factory=list)
+    parents: list[TableRow] = field(default_factory=list)
 
 
 class Archive(ScopedRepository):
@@ -60,6 +61,13 @@ class Archive(ScopedRepository):
         )
         return self.connection.execute(statement).all()
 
+    def sources(self, cube_ids: Sequence[str]) -> Sequence[Row[Any]]:
+        """Return the near-duplicates that the given memories stand for."""
+        statement = (
+            self._select(parents).where(parents.c.cube_id.in_(cube_ids)).order_by(parents.c.cube_id, parents.c.position)
+        )
+        return self.connection.execute(statement).all()
+
     def present(self, cube_ids: Sequence[str]) -> set[str]:
         """Return which of the given ids this namespace holds."""
         found: set[str] = set()
@@ -74,6 +82,7 @@ class Archive(ScopedRepository):
         self._insert(versions, rows.versions)
         self._insert(vectors, rows.vectors)
         self._insert(links, rows.links)
+        self._insert(parents, rows.parents)
 
     def _of(self, scope: Scope, *columns: Any) -> Select[Any]:
         statement = self._select(cubes, *columns).where(cubes.c.kind == Kind.PLAINTEXT.value)

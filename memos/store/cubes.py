@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Row, Select, and_, func, or_
+from sqlalchemy import ColumnElement, Row, Select, and_, func, or_
 
 from memos.clock import from_us, maybe_from_us, to_us
-from memos.cube import CubeVersion, Kind, Link, MemCube, NewMemory, Scope, State
-from memos.store.schema import cubes, links, parents, vectors, versions
+from memos.cube import CubeVersion, Descriptor, Kind, MemCube, NewMemory, Scope, State
+from memos.store.mixture import mixture, note_text
+from memos.store.schema import cubes, influences, links, parents, vectors, versions
 from memos.store.scoped import ScopedRepository
 
 IN_CHUNK = 500  # bound variables per IN list; SQLite's compiled limit is far above, its planner's comfort is not
@@ -29,6 +30,8 @@ _CONTENT = (
     versions.c.tags,
     versions.c.context,
     versions.c.language,
+    versions.c.entities,
+    versions.c.importance,
     versions.c.event_time,
     versions.c.valid_from,
 )
@@ -51,6 +54,20 @@ class Note:
     valid_from: int
 
 
+@dataclass(frozen=True, slots=True)
+class Unembedded:
+    """A version that an embedder has not seen; ``note`` is its text with what its note says, if it has one."""
+
+    cube_id: str
+    version: int
+    text: str
+    note: str | None
+
+
+#: Cube id, version, the vector of the text, and that of text and note, if there is one.
+Embedded = tuple[str, int, NDArray[np.float32], NDArray[np.float32] | None]
+
+
 class CubeRepository(ScopedRepository):
     """Reads and writes the cubes of one namespace."""
 
@@ -60,15 +77,16 @@ class CubeRepository(ScopedRepository):
         """Write new notes as version 1."""
         self._insert(cubes, [_cube_row(note, revision) for note in notes])
         self._insert(versions, [_first_version(note) for note in notes])
-        self._insert(vectors, [_vector_row(note.id, 1, embedder_id, note.vector) for note in notes])
+        self._insert(vectors, [_vector_row(note.id, 1, note.vector, embedder_id=embedder_id) for note in notes])
 
     def add_version(self, cube: MemCube, note: Note, revision: int, embedder_id: int, reason: str) -> None:
         """Write ``note`` as the version after ``cube.version`` and point the header at it."""
         version = cube.version + 1
         row = {**_first_version(note), "version": version, "cube_id": cube.id, "reason": reason}
         self._insert(versions, [row])
-        self._insert(vectors, [_vector_row(cube.id, version, embedder_id, note.vector)])
-        self._change(cube.id, revision, version=version, updated_at=note.created_at)
+        self._insert(vectors, [_vector_row(cube.id, version, note.vector, embedder_id=embedder_id)])
+        fresh = {"scribe": None, "remark": None, "valid_to": None}  # what was said of the old text, and until when
+        self._change(cube.id, revision, version=version, updated_at=note.created_at, **fresh)
 
     def set_state(self, cube_id: str, state: State, revision: int, at: int) -> None:
         """Record a state move that :func:`memos.cube.move` has allowed."""
@@ -78,9 +96,9 @@ class CubeRepository(ScopedRepository):
         statement = self._update(cubes).where(cubes.c.id == cube_id).values(revision=revision, **values)
         self.connection.execute(statement)
 
-    def add_vectors(self, rows: Iterable[tuple[str, int, NDArray[np.float32]]], embedder_id: int) -> None:
-        """Write vectors of another embedder beside the present ones, as ``(cube id, version, vector)``."""
-        self._insert(vectors, [_vector_row(*row[:2], embedder_id, row[2]) for row in rows])
+    def add_vectors(self, rows: Iterable[Embedded], embedder_id: int) -> None:
+        """Write vectors of another embedder beside the present ones."""
+        self._insert(vectors, [_vector_row(*row, embedder_id=embedder_id) for row in rows])
 
     def drop_vectors(self, keep_embedder_id: int) -> None:
         """Remove the vectors of every embedder but one."""
@@ -93,7 +111,8 @@ class CubeRepository(ScopedRepository):
             removed["links"] += self._remove(
                 self._delete(links).where(or_(links.c.source_id.in_(chunk), links.c.target_id.in_(chunk)))
             )
-            self._remove(self._delete(parents).where(parents.c.cube_id.in_(chunk)))
+            self._remove(self._delete(parents).where(or_(parents.c.cube_id.in_(chunk), parents.c.parent_id.in_(chunk))))
+            self._remove(self._delete(influences).where(influences.c.cube_id.in_(chunk)))
             removed["vectors"] += self._remove(self._delete(vectors).where(vectors.c.cube_id.in_(chunk)))
             removed["versions"] += self._remove(self._delete(versions).where(versions.c.cube_id.in_(chunk)))
             removed["cubes"] += self._remove(self._delete(cubes).where(cubes.c.id.in_(chunk)))
@@ -118,8 +137,11 @@ class CubeRepository(ScopedRepository):
         return list(self.connection.scalars(_narrow(memories, scope)))
 
     def page(self, scope: Scope, after: str | None, limit: int) -> list[MemCube]:
-        """Return up to ``limit`` cubes with ids above ``after``, narrowed to the scope's agent and run if named."""
-        statement = _narrow(self._with_content().order_by(cubes.c.id).limit(limit), scope)
+        """Return up to ``limit`` cubes with ids above ``after``, narrowed to the scope's agent and run if named.
+
+        Near-duplicates that another memory stands for are left out.
+        """
+        statement = _narrow(self._with_content().where(~self._merged()).order_by(cubes.c.id).limit(limit), scope)
         if after is not None:
             statement = statement.where(cubes.c.id > after)
         return [cube_from_row(row, scope) for row in self.connection.execute(statement)]
@@ -129,18 +151,13 @@ class CubeRepository(ScopedRepository):
         statement = self._select(versions).where(versions.c.cube_id == cube_id).order_by(versions.c.version)
         return [_version_from_row(row) for row in self.connection.execute(statement)]
 
-    def links(self, cube_ids: Sequence[str]) -> list[Link]:
-        """Return every link that touches one of ``cube_ids``, strongest first."""
-        statement = (
-            self._select(links)
-            .where(or_(links.c.source_id.in_(cube_ids), links.c.target_id.in_(cube_ids)))
-            .order_by(links.c.score.desc())
-        )
-        return [_link_from_row(row) for row in self.connection.execute(statement)]
-
     def counts(self) -> dict[str, int]:
         """Return the number of rows by table, and the bytes of text and vectors."""
-        count = {"cubes": self.connection.scalar(self._select(cubes, func.count()).where(_IS_NOTE)) or 0}
+        memories = self._select(cubes, func.count()).where(_IS_NOTE)
+        count = {
+            "cubes": self.connection.scalar(memories.where(~self._merged())) or 0,
+            "merged": self.connection.scalar(memories.where(self._merged())) or 0,
+        }
         for name, table in (
             ("versions", versions),
             ("vectors", vectors),
@@ -181,7 +198,9 @@ class CubeRepository(ScopedRepository):
             versions.c.terms,
             cubes.c.author,
             versions.c.text.like("%?").label("asks"),
+            (cubes.c.infer & cubes.c.scribe.is_(None)).label("waiting"),
             vectors.c.vector,
+            vectors.c.enriched,
         )
         made = and_(
             vectors.c.cube_id == versions.c.cube_id,
@@ -201,7 +220,7 @@ class CubeRepository(ScopedRepository):
     def current_vectors(self, since: int, until: int, embedder_id: int) -> tuple[list[str], NDArray[np.float32]]:
         """Return ids and float32 ``[n, dimension]`` vectors of cubes changed in revisions ``(since, until]``."""
         statement = (
-            self._select(cubes, cubes.c.id, vectors.c.vector)
+            self._select(cubes, cubes.c.id, vectors.c.vector, vectors.c.enriched)
             .join_from(
                 cubes,
                 vectors,
@@ -215,8 +234,21 @@ class CubeRepository(ScopedRepository):
             .order_by(cubes.c.id)
         )
         rows = self.connection.execute(statement).all()
-        matrix = np.frombuffer(b"".join(row.vector for row in rows), dtype=FLOAT32)
-        return [row.id for row in rows], matrix.reshape(len(rows), -1) if rows else matrix.reshape(0, 0)
+        if not rows:
+            return [], np.empty((0, 0), np.float32)
+        dimension = len(rows[0].vector) // FLOAT32.itemsize
+        raw, enriched = [row.vector for row in rows], [row.enriched for row in rows]
+        return [row.id for row in rows], mixture(raw, enriched, dimension)
+
+    def vectors(self, keys: Sequence[tuple[str, int]], embedder_id: int) -> dict[str, NDArray[np.float32]]:
+        """Return the vectors of texts, without their notes, by cube id; ``keys`` are ``(cube id, version)``."""
+        wanted, found = set(keys), {}
+        for chunk in _chunks([cube_id for cube_id, _ in keys]):
+            statement = self._select(vectors).where(vectors.c.cube_id.in_(chunk), vectors.c.embedder_id == embedder_id)
+            for row in self.connection.execute(statement):
+                if (row.cube_id, row.version) in wanted:
+                    found[row.cube_id] = np.frombuffer(row.vector, FLOAT32)
+        return found
 
     def existing(self, cube_ids: Sequence[str]) -> set[str]:
         """Return which of ``cube_ids`` are still there."""
@@ -225,20 +257,25 @@ class CubeRepository(ScopedRepository):
             present.update(self.connection.scalars(self._select(cubes, cubes.c.id).where(cubes.c.id.in_(chunk))))
         return present
 
-    def unembedded(self, embedder_id: int, limit: int) -> list[tuple[str, int, str]]:
-        """Return up to ``limit`` versions this embedder has no vector of, as ``(cube id, version, text)``."""
+    def unembedded(self, embedder_id: int, limit: int) -> list[Unembedded]:
+        """Return up to ``limit`` versions this embedder has no vector of."""
         made = and_(
             vectors.c.cube_id == versions.c.cube_id,
             vectors.c.version == versions.c.version,
             vectors.c.embedder_id == embedder_id,
         )
         statement = (
-            self._select(versions, versions.c.cube_id, versions.c.version, versions.c.text)
+            self._select(versions)
             .outerjoin_from(versions, vectors, made)
             .where(vectors.c.cube_id.is_(None))
             .limit(limit)
         )
-        return [(row.cube_id, row.version, row.text) for row in self.connection.execute(statement)]
+        return [_unembedded(row) for row in self.connection.execute(statement)]
+
+    def _merged(self) -> ColumnElement[bool]:
+        """Whether a memory was put away because another one stands for it."""
+        standing = self._select(parents, parents.c.cube_id).where(parents.c.parent_id == cubes.c.id)
+        return and_(cubes.c.state == State.ARCHIVED.value, standing.exists())
 
     def _with_content(self) -> Select[Any]:
         current = and_(versions.c.cube_id == cubes.c.id, versions.c.version == cubes.c.version)
@@ -267,6 +304,8 @@ def cube_from_row(row: Row[Any], scope: Scope) -> MemCube:
                 "tags": row.tags,
                 "context": row.context,
                 "language": row.language,
+                "entities": row.entities,
+                "importance": row.importance,
             },
             "time": {
                 "created_at": from_us(row.created_at),
@@ -276,7 +315,13 @@ def cube_from_row(row: Row[Any], scope: Scope) -> MemCube:
                 "valid_to": maybe_from_us(row.valid_to),
                 "expires_at": maybe_from_us(row.expires_at),
             },
-            "provenance": {"source": row.source, "author": row.author, "infer": row.infer},
+            "provenance": {
+                "source": row.source,
+                "author": row.author,
+                "infer": row.infer,
+                "scribe": row.scribe,
+                "remark": row.remark,
+            },
             "governance": {
                 "sensitivity": row.sensitivity,
                 "pinned": row.pinned,
@@ -350,6 +395,8 @@ def _cube_row(note: Note, revision: int) -> dict[str, Any]:
         "recall_count": 0,
         "last_recalled_at": None,
         "heat": 0.0,
+        "scribe": None,
+        "remark": None,
     }
 
 
@@ -367,17 +414,38 @@ def _first_version(note: Note) -> dict[str, Any]:
         "tags": [],
         "context": None,
         "language": None,
+        "entities": [],
+        "importance": None,
         "event_time": to_us(memory.event_time) if memory.event_time else None,
         "valid_from": note.valid_from,
         "author": None,
         "reason": None,
+        "changes": None,
         "created_at": note.created_at,
     }
 
 
-def _vector_row(cube_id: str, version: int, embedder_id: int, vector: NDArray[np.float32]) -> dict[str, Any]:
-    data = vector.astype(FLOAT32, copy=False).tobytes()
-    return {"cube_id": cube_id, "version": version, "embedder_id": embedder_id, "vector": data}
+def _vector_row(
+    cube_id: str,
+    version: int,
+    vector: NDArray[np.float32],
+    enriched: NDArray[np.float32] | None = None,
+    *,
+    embedder_id: int,
+) -> dict[str, Any]:
+    return {
+        "cube_id": cube_id,
+        "version": version,
+        "embedder_id": embedder_id,
+        "vector": vector.astype(FLOAT32, copy=False).tobytes(),
+        "enriched": None if enriched is None else enriched.astype(FLOAT32, copy=False).tobytes(),
+    }
+
+
+def _unembedded(row: Row[Any]) -> Unembedded:
+    noted = row.keywords or row.tags or row.context
+    note = note_text(row.text, row.keywords, row.tags, row.context) if noted else None
+    return Unembedded(row.cube_id, row.version, row.text, note)
 
 
 def _version_from_row(row: Row[Any]) -> CubeVersion:
@@ -387,21 +455,20 @@ def _version_from_row(row: Row[Any]) -> CubeVersion:
         text=row.text,
         metadata=row.metadata,
         digest=row.digest,
+        descriptor=Descriptor(
+            title=row.title,
+            keywords=row.keywords,
+            tags=row.tags,
+            context=row.context,
+            language=row.language,
+            entities=row.entities,
+            importance=row.importance,
+        ),
         author=row.author,
         reason=row.reason,
+        changes=row.changes,
         created_at=from_us(row.created_at),
         valid_from=from_us(row.valid_from),
-    )
-
-
-def _link_from_row(row: Row[Any]) -> Link:
-    return Link(
-        source_id=row.source_id,
-        target_id=row.target_id,
-        type=row.type,
-        score=row.score,
-        author=row.author,
-        created_at=from_us(row.created_at),
     )
 
 

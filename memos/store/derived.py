@@ -34,6 +34,16 @@ class Gone:
     def __bool__(self) -> bool:
         return bool(self.activations or self.adapters)
 
+    def __add__(self, other: Gone) -> Gone:
+        return Gone(
+            kv_keys=self.kv_keys + other.kv_keys,
+            adapter_keys=self.adapter_keys + other.adapter_keys,
+            digests=self.digests + other.digests,
+            jobs=self.jobs + other.jobs,
+            activations=self.activations + other.activations,
+            adapters=self.adapters + other.adapters,
+        )
+
     @property
     def counts(self) -> dict[str, int]:
         """How many cubes of each tier."""

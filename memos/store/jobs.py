@@ -15,6 +15,8 @@ from memos.store.schema import jobs
 from memos.store.scoped import ScopedRepository
 
 LEASE_US = 600_000_000
+#: The task that writes the notes of a namespace that wait.
+NOTES = "notes"
 
 
 class JobState(StrEnum):
@@ -69,6 +71,19 @@ class JobRepository(ScopedRepository):
         }
         self._insert(jobs, [row])
         return str(row["id"])
+
+    def ensure(self, task: str) -> str:
+        """Return the id of a queued job that works off whatever waits, queued now unless there was one.
+
+        Whoever queued one may be gone, so it is submitted again. Earlier ones that are done say nothing any more and go.
+        """
+        of_task = self._select(jobs, jobs.c.id).where(jobs.c.task == task, jobs.c.state == JobState.QUEUED.value)
+        queued = self.connection.scalar(of_task)
+        if queued is not None:
+            return str(queued)
+        done = self._delete(jobs).where(jobs.c.task == task, jobs.c.state == JobState.DONE.value)
+        self.connection.execute(done)
+        return self.add(task, {})
 
     def get(self, job_id: str, user_id: str) -> Job | None:
         """Return one job."""

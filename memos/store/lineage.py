@@ -10,7 +10,7 @@ from sqlalchemy import Row, Table
 
 from memos.clock import from_us
 from memos.cube import RECALLABLE, Kind, MemCube, Scope, State
-from memos.store.schema import cubes, parents
+from memos.store.schema import cubes, parents, versions
 from memos.store.scoped import IN_CHUNK, ScopedRepository
 
 #: One exact version of a note, as ``(cube id, version)``.
@@ -33,15 +33,31 @@ class LineageRepository(ScopedRepository):
     """What the repositories of the upper tiers share; a payload's ``table`` has a row for each cube, by ``cube_id``."""
 
     def live(self, sources: Collection[Source], scope: Scope, now: int) -> set[Source]:
-        """Return which note versions are current, recallable, unexpired, and within the scope's agent and run."""
+        """Return which note versions still say what is said now, recallable, unexpired, in the scope's agent and run.
+
+        A later version that evolution wrote says the same of when and what happened, so an earlier one lives on.
+        """
         ids = sorted({cube_id for cube_id, _ in sources})
-        living: set[Source] = set()
+        current: dict[str, int] = {}
         for start in range(0, len(ids), IN_CHUNK):
             chunk = ids[start : start + IN_CHUNK]
             statement = self._select(cubes).where(cubes.c.id.in_(chunk), cubes.c.kind == Kind.PLAINTEXT.value)
             rows = self.connection.execute(statement)
-            living.update((row.id, row.version) for row in rows if _holds(row, scope, now))
-        return living & set(sources)
+            current.update((row.id, row.version) for row in rows if _holds(row, scope, now))
+        same = {source for source in sources if current.get(source[0]) == source[1]}
+        evolved = {source for source in sources if source[0] in current} - same
+        return same | self._unchanged(evolved, current)
+
+    def _unchanged(self, earlier: Collection[Source], current: Mapping[str, int]) -> set[Source]:
+        """Return which of these earlier versions have the text and the event time of the current one."""
+        ids = sorted({cube_id for cube_id, _ in earlier})
+        said: dict[Source, tuple[str, int | None]] = {}
+        for start in range(0, len(ids), IN_CHUNK):
+            columns = (versions.c.cube_id, versions.c.version, versions.c.digest, versions.c.event_time)
+            statement = self._select(versions, *columns).where(versions.c.cube_id.in_(ids[start : start + IN_CHUNK]))
+            rows = self.connection.execute(statement)
+            said.update(((row.cube_id, row.version), (row.digest, row.event_time)) for row in rows)
+        return {one for one in earlier if one in said and said[one] == said[one[0], current[one[0]]]}
 
     # ------------------------------------------------------------ for the repositories
 
@@ -149,4 +165,6 @@ def _cube_row(header: DerivedHeader, revision: int) -> dict[str, Any]:
         "recall_count": 0,
         "last_recalled_at": None,
         "heat": 0.0,
+        "scribe": None,
+        "remark": None,
     }

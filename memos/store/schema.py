@@ -75,6 +75,8 @@ embedders = Table(
     Column("created_at", BigInteger, nullable=False),
 )
 
+#: ``scribe`` wrote the note of a memory: ``offline`` or the name of a model; ``remark`` says what went otherwise than
+#: wished: why a model's answer could not be used, what a text repeats.
 cubes = Table(
     "cubes",
     metadata,
@@ -100,11 +102,15 @@ cubes = Table(
     Column("recall_count", Integer, nullable=False),
     Column("last_recalled_at", BigInteger),
     Column("heat", Float, nullable=False),
+    Column("scribe", NAME),
+    Column("remark", Text),
     Index("ix_cubes_namespace_id_id", "namespace_id", "id"),
+    Index("ix_cubes_namespace_id_infer_scribe", "namespace_id", "infer", "scribe"),
     Index("ix_cubes_namespace_id_revision", "namespace_id", "revision"),
 )
 
-#: Content of a plaintext cube, one row per version. ``terms`` are its stems: the lexical index's truth.
+#: Content of a plaintext cube, one row per version. ``terms`` are its stems: the lexical index's truth. ``changes`` are
+#: the attributes in which a version that evolution wrote differs from the one before, as ``{name: [before, after]}``.
 versions = Table(
     "versions",
     metadata,
@@ -120,13 +126,17 @@ versions = Table(
     Column("tags", Json, nullable=False),
     Column("context", Text),
     Column("language", String(16)),
+    Column("entities", Json, nullable=False, server_default=text("'[]'")),
+    Column("importance", Float),
     Column("event_time", BigInteger),
     Column("valid_from", BigInteger, nullable=False),
     Column("author", NAME),
     Column("reason", Text),
+    Column("changes", Json),
     Column("created_at", BigInteger, nullable=False),
 )
 
+#: ``vector`` is of the text alone, ``enriched`` of the text with what the note says about it (once there is a note).
 vectors = Table(
     "vectors",
     metadata,
@@ -135,8 +145,10 @@ vectors = Table(
     Column("embedder_id", Integer, ForeignKey("embedders.id"), primary_key=True),
     _namespace(),
     Column("vector", LargeBinary, nullable=False),
+    Column("enriched", LargeBinary),
 )
 
+#: What a cube was made from: notes of a derived cube, or the near-duplicates that a note stands for.
 parents = Table(
     "parents",
     metadata,
@@ -146,6 +158,18 @@ parents = Table(
     _namespace(),
     Column("position", Integer, nullable=False, server_default=text("0")),
     Index("ix_parents_parent_id", "parent_id"),
+)
+
+#: What a version's note says with the help of other memories: forgetting one of them takes it back. ``source_id`` is no
+#: foreign key: what forgets a memory looks here first.
+influences = Table(
+    "influences",
+    metadata,
+    Column("cube_id", ID, ForeignKey("cubes.id", ondelete="CASCADE"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("source_id", ID, primary_key=True),
+    _namespace(),
+    Index("ix_influences_source_id", "source_id"),
 )
 
 #: The payload of an activation cube: where its KV file is and what it was made for. ``key`` names the file; ``loss``
@@ -280,4 +304,17 @@ idempotency = Table(
 )
 
 #: Tables whose rows belong to one namespace: off limits outside scoped repositories (tests/test_scope_rule.py).
-MEMORY_TABLES = (cubes, versions, vectors, parents, activations, adapters, links, outbox, jobs, audit, idempotency)
+MEMORY_TABLES = (
+    cubes,
+    versions,
+    vectors,
+    parents,
+    influences,
+    activations,
+    adapters,
+    links,
+    outbox,
+    jobs,
+    audit,
+    idempotency,
+)

@@ -6,7 +6,7 @@ builds a statement on a memory table.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -95,14 +95,16 @@ def locate_job(connection: Connection, tenant: str, job_id: str) -> Scope:
     return Scope(tenant=tenant, user_id=owner)
 
 
-def unfinished_jobs(connection: Connection) -> list[tuple[Scope, str]]:
-    """Return whose job waits or was running, oldest first: what a restarted process looks at."""
+def unfinished_jobs(connection: Connection, tasks: Collection[str] | None = None) -> list[tuple[Scope, str]]:
+    """Return whose job (of some tasks, if given) waits or was running, oldest first: what a new process looks at."""
     statement = (
         select(namespaces.c.tenant, namespaces.c.user_id, jobs.c.id)
         .join_from(jobs, namespaces, jobs.c.namespace_id == namespaces.c.id)
         .where(jobs.c.state.in_(("queued", "running")))
         .order_by(jobs.c.id)
     )
+    if tasks is not None:
+        statement = statement.where(jobs.c.task.in_(tasks))
     return [(Scope(tenant=row.tenant, user_id=row.user_id), row.id) for row in connection.execute(statement)]
 
 

@@ -8,11 +8,14 @@ from memos.store.activations import ActivationRepository
 from memos.store.adapters import AdapterRepository
 from memos.store.cubes import CubeRepository
 from memos.store.database import Database
+from memos.store.notes import NoteRepository
 
 
 class Statistics(Frozen):
     """Counts of one namespace. ``index_lag`` is the number of write transactions its collection has still to follow.
 
+    ``merged`` counts near-duplicates that one of the ``memories`` stands for, ``waiting`` those whose note is not
+    written yet.
     ``activations`` counts KV files that stand now, with their tokens and bytes on disk, how often chats used them
     (``hits``), how often one that should have served could not (``misses``), and the tokens chats did not recompute.
     ``adapters`` counts what is published in the parametric tier, with the bytes and uses of all its versions.
@@ -20,6 +23,8 @@ class Statistics(Frozen):
 
     user_id: str
     memories: int = 0
+    merged: int = 0
+    waiting: int = 0
     versions: int = 0
     vectors: int = 0
     links: int = 0
@@ -52,12 +57,15 @@ def statistics(database: Database, scope: Scope) -> Statistics:
         if namespace is None:
             return empty
         counts = CubeRepository(connection, namespace.id).counts()
+        waiting = NoteRepository(connection, namespace.id).count_waiting()
         adapters = AdapterRepository(connection, namespace.id).totals()
         kv = ActivationRepository(connection, namespace.id).totals()
     lag = namespace.revision - namespace.indexed_revision
     return empty.model_copy(
         update={
             "memories": counts["cubes"],
+            "merged": counts["merged"],
+            "waiting": waiting,
             "versions": counts["versions"],
             "vectors": counts["vectors"],
             "links": counts["links"],

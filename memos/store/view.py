@@ -20,6 +20,7 @@ from memos.store.arrays import GrowingArray
 from memos.store.columns import ColumnStore
 from memos.store.cubes import FLOAT32, CubeRepository
 from memos.store.lexical import LexicalIndex
+from memos.store.mixture import mixture
 from memos.store.namespaces import Namespace
 from memos.store.records import Outbox
 
@@ -54,7 +55,7 @@ class NamespaceView:
         self._times = GrowingArray(np.int64, (5,))
         self._chain = GrowingArray(np.int32, (2,))
         self._speaker = GrowingArray(np.int32)
-        self._flags = GrowingArray(np.bool_, (3,))
+        self._flags = GrowingArray(np.bool_, (4,))
         self._last: dict[str, int] = {}
         self._history: dict[str, list[int]] = defaultdict(list)
         self._dead = 0
@@ -130,6 +131,11 @@ class NamespaceView:
         """Whether the text ends in a question mark ``[rows]``."""
         return self._flags.values[:, 2]
 
+    @property
+    def waiting(self) -> NDArray[np.bool_]:
+        """Whether the memory wants a note and has none ``[rows]``."""
+        return self._flags.values[:, 3]
+
     def derived(self, name: str, compute: Callable[[], T]) -> T:
         """Return a figure or array computed from the arrays here, kept until they change."""
         if name not in self._derived:
@@ -176,10 +182,8 @@ class NamespaceView:
 
     def _extend(self, entries: Sequence[Row[Any]]) -> None:
         """Append the plain arrays; chains are linked afterwards."""
-        dimension = self.vectors.shape[1]
-        blank = bytes(dimension * FLOAT32.itemsize)
-        packed = b"".join(entry.vector if entry.vector is not None else blank for entry in entries)
-        self._vectors.extend(np.frombuffer(packed, FLOAT32).reshape(len(entries), dimension))
+        raw, enriched = [entry.vector for entry in entries], [entry.enriched for entry in entries]
+        self._vectors.extend(mixture(raw, enriched, self._dimension))
         self._times.extend([_times(entry, following) for entry, following in _with_following(entries)])
         self._flags.extend([_flags(entry) for entry in entries])
         self._chain.extend(np.full((len(entries), 2), NONE, np.int32))
@@ -266,5 +270,5 @@ def _times(entry: Row[Any], following: Row[Any] | None) -> tuple[int, int, int, 
     )
 
 
-def _flags(entry: Row[Any]) -> tuple[bool, bool, bool]:
-    return entry.version == entry.current, entry.state in RECALLABLE, bool(entry.asks)
+def _flags(entry: Row[Any]) -> tuple[bool, bool, bool, bool]:
+    return entry.version == entry.current, entry.state in RECALLABLE, bool(entry.asks), bool(entry.waiting)

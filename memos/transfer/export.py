@@ -55,8 +55,9 @@ def _records(archive: Archive, scope: Scope) -> Iterator[MemoryRecord]:
         ids = [cube.id for cube in cubes]
         versions = _grouped(archive.versions(ids), "cube_id")
         links = _grouped(archive.links(ids), "source_id")
+        sources = _grouped(archive.sources(ids), "cube_id")
         for cube in cubes:
-            yield record_of(cube, versions[cube.id], links.get(cube.id, ()))
+            yield record_of(cube, versions[cube.id], links.get(cube.id, ()), sources.get(cube.id, ()))
         after = ids[-1]
 
 

@@ -1,7 +1,7 @@
-"""The export format, version 1: JSON Lines, a :class:`Header` and then one :class:`MemoryRecord` per line.
+"""The export format, version 2: JSON Lines, a :class:`Header` and then one :class:`MemoryRecord` per line.
 
-A record is a memory with its whole history and the links that start at it. Vectors are not in it (any embedder can
-make them again), nor is how often it was recalled.
+A record is a memory with its whole history, the links that start at it and the near-duplicates it stands for. Vectors
+are not in it (any embedder can make them again), nor is how often it was recalled.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from memos.errors import InvalidInput
 from memos.ids import is_id
 
 FORMAT = "memos-export"
-VERSION = 1
+VERSION = 2
 _INT = (1 << 31) - 1
 
 
@@ -40,7 +40,7 @@ def _name(text: str) -> str:
 
 
 def _descriptor(value: Descriptor) -> Descriptor:
-    texts = (value.title, value.context, value.language, *value.keywords, *value.tags)
+    texts = (value.title, value.context, value.language, *value.keywords, *value.tags, *value.entities)
     _storable("".join(text for text in texts if text))
     if len(value.language or "") > 16:
         raise ValueError("language is longer than 16 characters")
@@ -94,6 +94,14 @@ class VersionRecord(Record):
     created_at: AwareDatetime
     author: ShortText | None = None
     reason: Text | None = None
+    changes: dict[str, Any] | None = None
+
+
+class SourceRecord(Record):
+    """A near-duplicate that a memory stands for."""
+
+    id: Identifier
+    version: VersionNumber
 
 
 class LinkRecord(Record):
@@ -125,6 +133,8 @@ class MemoryRecord(Record):
     source: Name
     author: ShortText | None = None
     infer: bool
+    scribe: ShortText | None = None
+    remark: Text | None = None
     governance: Annotated[Governance, AfterValidator(_governance)] = Governance()
     created_at: AwareDatetime
     updated_at: AwareDatetime
@@ -132,3 +142,4 @@ class MemoryRecord(Record):
     expires_at: AwareDatetime | None = None
     versions: Annotated[tuple[VersionRecord, ...], AfterValidator(_rising)]
     links: tuple[LinkRecord, ...] = ()
+    sources: tuple[SourceRecord, ...] = ()

@@ -24,7 +24,7 @@ from memos.store.namespaces import Namespace
 from memos.store.records import Audit
 from memos.store.scoped import taken
 from memos.transfer.record import MemoryRecord
-from memos.transfer.rows import cube_row, link_row, vector_row, version_row
+from memos.transfer.rows import cube_row, link_row, noted, source_row, vector_row, version_row
 
 _ATTEMPTS = 3
 _NOISE = (1 << 62) - 1
@@ -118,10 +118,19 @@ class _Plan:
             rows.cubes.append(cube_row(record, cube_id, self._namespace.revision))
             for version in record.versions:
                 rows.versions.append(version_row(version, cube_id))
-                vector = vectors[version.text]
-                rows.vectors.append(vector_row(cube_id, version.version, embedder_id, vector))
+                vector, note = vectors[version.text], noted(version)
+                enriched = vectors.get(note) if note is not None else None
+                rows.vectors.append(vector_row(cube_id, version.version, embedder_id, vector, enriched))
+            rows.parents.extend(self._sources(record))
         rows.links.extend(self._links({row["id"] for row in rows.cubes}))
         return rows
+
+    def _sources(self, record: MemoryRecord) -> list[TableRow]:
+        """Return the near-duplicates a memory stands for that are in the file with it."""
+        here = [source for source in record.sources if source.id in self.ids]
+        return [
+            source_row(source, self.ids[record.id], self.ids[source.id], place) for place, source in enumerate(here)
+        ]
 
     def _links(self, new: Set[str]) -> list[TableRow]:
         """Return the links that a new memory has part in and whose other end is here too."""
@@ -138,7 +147,8 @@ class _Plan:
 
 
 def _embed(records: Sequence[MemoryRecord], embedder: Embedder, progress: Progress) -> Vectors:
-    texts = [*dict.fromkeys(version.text for record in records for version in record.versions)]
+    versions = [version for record in records for version in record.versions]
+    texts = [*dict.fromkeys([*(version.text for version in versions), *filter(None, map(noted, versions))])]
     return dict(zip(texts, embed_in_batches(embedder, texts, progress), strict=True))
 
 

@@ -15,7 +15,8 @@ from memos.clock import from_us, maybe_from_us, to_us
 from memos.cube import Descriptor, Governance, Kind, State
 from memos.plaintext.analysis import terms
 from memos.store.archive import TableRow
-from memos.transfer.record import LinkRecord, MemoryRecord, VersionRecord
+from memos.store.mixture import note_text
+from memos.transfer.record import LinkRecord, MemoryRecord, SourceRecord, VersionRecord
 
 FLOAT32 = np.dtype("<f4")
 
@@ -23,7 +24,9 @@ FLOAT32 = np.dtype("<f4")
 # ---------------------------------------------------------------- rows to records
 
 
-def record_of(cube: Row[Any], versions: Sequence[Row[Any]], links: Sequence[Row[Any]]) -> MemoryRecord:
+def record_of(
+    cube: Row[Any], versions: Sequence[Row[Any]], links: Sequence[Row[Any]], sources: Sequence[Row[Any]]
+) -> MemoryRecord:
     """Build the record of one memory from its rows."""
     return MemoryRecord(
         id=cube.id,
@@ -33,6 +36,8 @@ def record_of(cube: Row[Any], versions: Sequence[Row[Any]], links: Sequence[Row[
         source=cube.source,
         author=cube.author,
         infer=cube.infer,
+        scribe=cube.scribe,
+        remark=cube.remark,
         governance=Governance(sensitivity=cube.sensitivity, pinned=cube.pinned, frozen=cube.frozen, acl=cube.acl),
         created_at=from_us(cube.created_at),
         updated_at=from_us(cube.updated_at),
@@ -40,6 +45,7 @@ def record_of(cube: Row[Any], versions: Sequence[Row[Any]], links: Sequence[Row[
         expires_at=maybe_from_us(cube.expires_at),
         versions=tuple(_version_of(row) for row in versions),
         links=tuple(_link_of(row) for row in links),
+        sources=tuple(SourceRecord(id=row.parent_id, version=row.parent_version) for row in sources),
     )
 
 
@@ -54,12 +60,15 @@ def _version_of(row: Row[Any]) -> VersionRecord:
             tags=row.tags,
             context=row.context,
             language=row.language,
+            entities=row.entities,
+            importance=row.importance,
         ),
         event_time=maybe_from_us(row.event_time),
         valid_from=from_us(row.valid_from),
         created_at=from_us(row.created_at),
         author=row.author,
         reason=row.reason,
+        changes=row.changes,
     )
 
 
@@ -91,6 +100,8 @@ def cube_row(record: MemoryRecord, cube_id: str, revision: int) -> TableRow:
         "source": record.source,
         "author": record.author,
         "infer": record.infer,
+        "scribe": record.scribe,
+        "remark": record.remark,
         **record.governance.model_dump(mode="json"),
         "created_at": to_us(record.created_at),
         "updated_at": to_us(record.updated_at),
@@ -116,14 +127,35 @@ def version_row(version: VersionRecord, cube_id: str) -> TableRow:
         "valid_from": to_us(version.valid_from),
         "author": version.author,
         "reason": version.reason,
+        "changes": version.changes,
         "created_at": to_us(version.created_at),
     }
 
 
-def vector_row(cube_id: str, version: int, embedder_id: int, vector: NDArray[np.float32]) -> TableRow:
-    """Return the row of one vector, float32 ``[dimension]``."""
-    data = vector.astype(FLOAT32, copy=False).tobytes()
-    return {"cube_id": cube_id, "version": version, "embedder_id": embedder_id, "vector": data}
+def vector_row(
+    cube_id: str, version: int, embedder_id: int, vector: NDArray[np.float32], enriched: NDArray[np.float32] | None
+) -> TableRow:
+    """Return the row of the vectors of a text and of its note, float32 ``[dimension]``."""
+    return {
+        "cube_id": cube_id,
+        "version": version,
+        "embedder_id": embedder_id,
+        "vector": vector.astype(FLOAT32, copy=False).tobytes(),
+        "enriched": None if enriched is None else enriched.astype(FLOAT32, copy=False).tobytes(),
+    }
+
+
+def noted(version: VersionRecord) -> str | None:
+    """Return a version's text with what its note says, ``None`` if it has no note."""
+    note = version.descriptor
+    if not (note.keywords or note.tags or note.context):
+        return None
+    return note_text(version.text, note.keywords, note.tags, note.context)
+
+
+def source_row(source: SourceRecord, cube_id: str, source_id: str, position: int) -> TableRow:
+    """Return the row that ties a near-duplicate to the memory that stands for it."""
+    return {"cube_id": cube_id, "parent_id": source_id, "parent_version": source.version, "position": position}
 
 
 def link_row(link: LinkRecord, source_id: str, target_id: str) -> TableRow:

@@ -170,6 +170,29 @@ class Memory:
         """Return the links of a memory, strongest first."""
         return self._call(operations.links(cube_id, user_id))
 
+    def rollback(
+        self,
+        cube_id: str,
+        version: int,
+        *,
+        user_id: str | None = None,
+    ) -> MemCube:
+        """Write a new version that says what an earlier one said: text, metadata and note."""
+        return self._call(operations.rollback(cube_id, version, user_id))
+
+    def refine(
+        self,
+        cube_ids: Sequence[str] | None = None,
+        *,
+        user_id: str | None = None,
+    ) -> Job:
+        """Have notes written: those that wait, and again those of ``cube_ids``.
+
+        Without ids, those are written again for which a model was asked and its answer could not be used. Wait for the
+        job to have every note of the user's memories written.
+        """
+        return self._call(operations.refine(cube_ids, user_id))
+
     def update(
         self,
         cube_id: str,
@@ -485,6 +508,29 @@ class AsyncMemory:
     ) -> builtins.list[Link]:
         """Return the links of a memory, strongest first."""
         return await self._call(operations.links(cube_id, user_id))
+
+    async def rollback(
+        self,
+        cube_id: str,
+        version: int,
+        *,
+        user_id: str | None = None,
+    ) -> MemCube:
+        """Write a new version that says what an earlier one said: text, metadata and note."""
+        return await self._call(operations.rollback(cube_id, version, user_id))
+
+    async def refine(
+        self,
+        cube_ids: Sequence[str] | None = None,
+        *,
+        user_id: str | None = None,
+    ) -> Job:
+        """Have notes written: those that wait, and again those of ``cube_ids``.
+
+        Without ids, those are written again for which a model was asked and its answer could not be used. Wait for the
+        job to have every note of the user's memories written.
+        """
+        return await self._call(operations.refine(cube_ids, user_id))
 
     async def update(
         self,

@@ -131,6 +131,17 @@ def links(cube_id: str, user_id: str | None) -> Operation[list[Link]]:
     return Operation("links", {"id": cube_id, "user_id": user_id}, _links)
 
 
+def rollback(cube_id: str, version: int, user_id: str | None) -> Operation[MemCube]:
+    """Return the call behind ``Memory.rollback``."""
+    return Operation("rollback", {"id": cube_id, "version": version, "user_id": user_id}, MemCube.model_validate)
+
+
+def refine(cube_ids: Sequence[str] | None, user_id: str | None) -> Operation[Job]:
+    """Return the call behind ``Memory.refine``."""
+    ids = cube_ids if cube_ids is None or isinstance(cube_ids, str) else list(cube_ids)
+    return Operation("refine", {"ids": ids, "user_id": user_id}, Job.model_validate)
+
+
 def update(
     cube_id: str,
     text: str | None,

@@ -31,6 +31,8 @@ class Descriptor(Model):
     tags: tuple[str, ...] = ()
     context: str | None = None
     language: str | None = None
+    entities: tuple[str, ...] = ()
+    importance: float | None = None
 
 
 class Times(Model):
@@ -52,11 +54,17 @@ class Parent(Model):
 
 
 class Provenance(Model):
-    """Where it came from."""
+    """Where it came from.
+
+    ``scribe`` wrote the note: ``offline`` or a model's name. ``remark`` says why a model's answer could not be used, or
+    what a memory put aside repeats. ``parents`` of a note are the near-duplicates it stands for.
+    """
 
     source: str
     author: str | None = None
     infer: bool
+    scribe: str | None = None
+    remark: str | None = None
     parents: tuple[Parent, ...] = ()
 
 
@@ -96,27 +104,39 @@ class MemCube(Model):
 
 
 class CubeVersion(Model):
-    """One entry of a memory's history."""
+    """One entry of a memory's history.
+
+    ``changes`` are the attributes that evolution changed with this version, as ``{name: [before, after]}``.
+    """
 
     cube_id: str
     version: int
     text: str
     metadata: dict[str, Any]
     digest: str
+    descriptor: Descriptor = Descriptor()
     author: str | None = None
     reason: str | None = None
+    changes: dict[str, Any] | None = None
     created_at: datetime
     valid_from: datetime
 
 
 class Link(Model):
-    """A typed edge between two memories."""
+    """A typed edge between two memories, seen from ``source_id``; both ends have it.
+
+    ``type`` is ``contradicts``, ``refines``, ``causal``, ``temporal``, ``entity``, ``semantic`` or ``same_session``.
+    ``reversed`` means that the target says it of the source. ``author`` is ``offline`` or a model's name.
+    """
 
     source_id: str
     target_id: str
     type: str
     score: float
     author: str
+    source_version: int = 1
+    target_version: int = 1
+    reversed: bool = False
     created_at: datetime
 
 
@@ -155,10 +175,16 @@ class DeletionReceipt(Model):
 
 
 class Statistics(Model):
-    """What a namespace holds."""
+    """What a namespace holds.
+
+    ``merged`` counts near-duplicates that one of the ``memories`` stands for, ``waiting`` those whose note is not
+    written yet.
+    """
 
     user_id: str
     memories: int
+    merged: int = 0
+    waiting: int = 0
     versions: int
     vectors: int
     links: int

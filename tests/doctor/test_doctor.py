@@ -105,7 +105,7 @@ def test_interrupted_reindex_is_a_warning(stored: Settings, embedder: Embedder, 
     run(
         stored,
         "INSERT INTO embedders (id, identity, dimension, active, created_at) VALUES (9, 'new', 32, 0, 0)",
-        "INSERT INTO vectors SELECT cube_id, version, 9, namespace_id, vector FROM vectors LIMIT 1",
+        "INSERT INTO vectors SELECT cube_id, version, 9, namespace_id, vector, enriched FROM vectors LIMIT 1",
     )
     report = diagnose(stored, embedder)
     assert found(report)["vectors"][0] == "warning"

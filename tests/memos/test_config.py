@@ -25,6 +25,8 @@ GIVEN = {
     "chroma_url": ("http://chroma:8000", "http://chroma:8000"),
     "embedder": ("openai:small", "openai:small"),
     "openai_base_url": ("http://localhost/v1", "http://localhost/v1"),
+    "notes": ("local", "local"),
+    "llm_base_url": ("http://localhost/v1", "http://localhost/v1"),
     "model": ("/srv/model", "/srv/model"),
     "model_dtype": ("bfloat16", "bfloat16"),
     "model_device": ("cuda:1", "cuda:1"),
@@ -39,7 +41,7 @@ def test_field_is_documented(name: str) -> None:
     assert description.endswith(".")
 
 
-@pytest.mark.parametrize("name", [name for name in FIELDS if name != "openai_api_key"])
+@pytest.mark.parametrize("name", [name for name in FIELDS if not name.endswith("api_key")])
 def test_environment_is_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text, value = GIVEN.get(name, ("7", 7))
     monkeypatch.setenv(f"MEMOS_{name.upper()}", text)

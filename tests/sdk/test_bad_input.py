@@ -325,6 +325,7 @@ BY_ID: dict[str, Callable[..., object]] = {
     "get": lambda store, cube_id, **names: store.get(cube_id, **names),
     "history": lambda store, cube_id, **names: store.history(cube_id, **names),
     "links": lambda store, cube_id, **names: store.links(cube_id, **names),
+    "rollback": lambda store, cube_id, **names: store.rollback(cube_id, 1, **names),
     "update": lambda store, cube_id, **names: store.update(cube_id, text="x", **names),
     "forget": lambda store, cube_id, **names: store.forget(cube_id, **names),
 }

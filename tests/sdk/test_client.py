@@ -110,6 +110,24 @@ def test_async_life(tmp_path: Path, embedder: Embedder) -> None:
     asyncio.run(live())
 
 
+def test_async_notes(tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MEMOS_NOTES")
+
+    async def live() -> None:
+        async with AsyncMemory(path=tmp_path, embedder=embedder) as memory:
+            old = await memory.store("I live in Rome.", user_id="u")
+            new = await memory.store("I moved from Rome to Oslo.", user_id="u")
+            job = await memory.wait(await memory.refine(user_id="u"))
+            assert job.state == "done"
+            assert [(one.type, one.target_id) for one in await memory.links(old.id)] == [("contradicts", new.id)]
+            assert (await memory.history(old.id))[1].changes
+            back = await memory.rollback(old.id, 1)
+            assert (back.version, back.descriptor) == (3, (await memory.history(old.id))[0].descriptor)
+            assert (await memory.stats(user_id="u")).waiting == 0
+
+    asyncio.run(live())
+
+
 def test_async_calls_overlap(tmp_path: Path, embedder: Embedder) -> None:
     async def live() -> int:
         async with AsyncMemory(path=tmp_path, embedder=embedder) as memory:

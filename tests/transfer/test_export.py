@@ -14,6 +14,7 @@ import pytest
 from memos.cube import Scope, State
 from memos.engine import MemoryOS
 from memos.errors import InvalidInput, StoreFull
+from memos.transfer.record import VERSION
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_export_begins_with_header(filled: MemoryOS, scope: Scope, tmp_path: Pat
     header, *memories = lines(tmp_path / "out.jsonl")
     assert {name: header[name] for name in ("format", "version", "user_id", "memories")} == {
         "format": "memos-export",
-        "version": 1,
+        "version": VERSION,
         "user_id": "ann",
         "memories": 2,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -19,7 +20,8 @@ from memos.embedding.base import Embedder
 from memos.engine import MemoryOS
 from memos.errors import ImportRefused
 from memos.ids import new_id
-from memos.transfer.record import Header, LinkRecord, MemoryRecord, VersionRecord
+from memos.store.jobs import FINAL
+from memos.transfer.record import VERSION, Header, LinkRecord, MemoryRecord, VersionRecord
 from memos.transfer.restore import twin
 
 Write = Callable[[str, str | bytes], Path]
@@ -291,9 +293,9 @@ def test_repeated_id_is_left_out(engine: MemoryOS, scope: Scope, write: Write) -
     assert (report.imported, [each.line for each in report.rejected]) == (1, [3])
 
 
-@pytest.mark.parametrize("change", ['"version":1,', '"memories":0'])
+@pytest.mark.parametrize("change", [f'"version":{VERSION},', '"memories":0'])
 def test_header_of_later_version_is_refused(engine: MemoryOS, scope: Scope, write: Write, change: str) -> None:
-    later = change.replace("1", "2") if "1" in change else '"memories":-1'
+    later = f'"version":{VERSION + 1},' if "version" in change else '"memories":-1'
     path = write("x.jsonl", file_of().replace(change, later))
     with pytest.raises(ImportRefused, match="line 1"):
         engine.import_(scope, path)
@@ -304,3 +306,34 @@ def test_text_over_limit_is_left_out(tmp_path: Path, embedder: Embedder, scope: 
     small = Settings(home=tmp_path / "small", max_text_bytes=5)
     with MemoryOS(small, embedder) as engine:
         assert [each.line for each in engine.import_(scope, path).rejected] == [2]
+
+
+def test_notes_travel(tmp_path: Path, embedder: Embedder, scope: Scope, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MEMOS_NOTES")
+    texts = ("I live in Rome.", "I live in Rome", "I moved from Rome to Oslo.")
+    with MemoryOS(Settings(home=tmp_path / "one"), embedder) as engine:
+        ids = [engine.store_many(scope, [{"text": text}])[0].id for text in texts]
+        until_written(engine, scope)
+        before = [engine.get(scope.tenant, cube_id) for cube_id in ids]
+        histories = [engine.history(scope.tenant, cube_id) for cube_id in ids]
+        links = engine.links(scope.tenant, ids[0])
+        engine.export(scope, tmp_path / "notes.jsonl")
+    assert [cube.state for cube in before] == [State.ACTIVATED, State.ARCHIVED, State.ACTIVATED]
+    with MemoryOS(Settings(home=tmp_path / "two"), embedder) as engine:
+        engine.import_(scope, tmp_path / "notes.jsonl")
+        until_written(engine, scope)
+        assert [engine.get(scope.tenant, cube_id) for cube_id in ids] == before
+        assert [engine.history(scope.tenant, cube_id) for cube_id in ids] == histories
+        assert engine.links(scope.tenant, ids[0]) == links
+        with engine.database.read() as connection:
+            missing = connection.exec_driver_sql("SELECT count(*) FROM vectors WHERE enriched IS NULL").scalar()
+        assert missing == 0
+
+
+def until_written(engine: MemoryOS, scope: Scope) -> None:
+    """Wait until every note is written."""
+    job = engine.refine(scope)
+    deadline = time.monotonic() + 60
+    while job.state not in FINAL and time.monotonic() < deadline:
+        time.sleep(0.01)
+        job = engine.job(scope.tenant, job.id)

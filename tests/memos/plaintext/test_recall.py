@@ -16,6 +16,7 @@ from memos.config import Settings
 from memos.cube import Scope, State
 from memos.embedding.base import Embedder
 from memos.engine import MemoryOS
+from memos.plaintext.graph import LINK
 from memos.store import namespaces
 from memos.store.cubes import CubeRepository
 from memos.store.schema import links
@@ -181,8 +182,8 @@ def test_links_raise_the_linked(engine: MemoryOS) -> None:
     link(engine, lighthouse, socks, 0.9)
     found = engine.recall(Scope(), "the lighthouse visit", top_k=20, explain=True).hits
     raised = next(hit for hit in found if hit.id == socks)
-    assert raised.score == pytest.approx(before[socks] + 0.3 * 0.9 * before[lighthouse], rel=1e-4)
-    assert [(one.source_id, one.target_id) for one in raised.links] == [(lighthouse, socks)]
+    assert raised.score == pytest.approx(before[socks] + LINK * 0.9 * before[lighthouse], rel=1e-4)
+    assert [(one.source_id, one.target_id, one.reversed) for one in raised.links] == [(socks, lighthouse, True)]
     assert [one.target_id for one in engine.links("default", lighthouse)] == [socks]
 
 

@@ -1,0 +1,105 @@
+"""The memories that a new one may have to do with: near in meaning, of the same names or claims, just before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection
+
+from memos.cube import MemCube, Scope
+from memos.plaintext.analysis import terms
+from memos.plaintext.notes.claims import Claim, Said, said
+from memos.plaintext.notes.entities import entities
+from memos.plaintext.notes.member import Draft, Member, Near, member_of
+from memos.plaintext.ranking import best
+from memos.store.cubes import CubeRepository
+from memos.store.view import NONE, NamespaceView
+
+#: Memories looked at: the nearest in meaning, the best matches of the names in the new text, and those of the same
+#: author that match best what a claim in it is about.
+BY_MEANING, BY_NAMES, BY_CLAIM = 10, 6, 3
+#: Claims of one text that are followed up.
+CLAIMS = 4
+_UNSEEN = "\0"
+
+Rows = NDArray[np.int64]
+Names = Mapping[str, frozenset[str]]
+
+
+def drafts_of(view: NamespaceView, connection: Connection, scope: Scope, cube_ids: Sequence[str]) -> list[Draft]:
+    """Return drafts of memories that the view knows, in the order of their ids.
+
+    A draft is held against memories whose notes are written, and against those before it in ``cube_ids``.
+    """
+    repository = CubeRepository(connection, view.namespace_id)
+    ids = [cube_id for cube_id in sorted(cube_ids) if cube_id in view.row_of]
+    new = repository.get(ids, scope)
+    names = [_names(new[cube_id]) for cube_id in ids]
+    claims = [said(new[cube_id].text or "", new[cube_id].provenance.author) for cube_id in ids]
+    around = _around(view, ids, names, claims)
+    wanted = {view.cube_ids[row] for rows in around for row in rows} | set(ids)
+    cubes = repository.get(sorted(wanted), scope)
+    vectors = repository.vectors([(cube.id, cube.version) for cube in cubes.values()], view.embedder_id)
+    members = {name: member_of(cube, vectors[name]) for name, cube in cubes.items() if name in vectors}
+    drafts = []
+    for cube_id, named, rows in zip(ids, names, around, strict=True):
+        if cube_id in members:
+            others = [members[view.cube_ids[row]] for row in rows if view.cube_ids[row] in members]
+            drafts.append(Draft(members[cube_id], _near(view, members[cube_id], named, others)))
+    return drafts
+
+
+def _around(view: NamespaceView, ids: Sequence[str], names: Sequence[Names], claims: Sequence[Said]) -> list[list[int]]:
+    """Return the rows that each of the new memories is held against."""
+    rows = np.array([view.row_of[cube_id] for cube_id in ids], np.int64)
+    settled = view.current & view.recallable & ~view.waiting
+    similar = view.vectors @ view.vectors[rows].T
+    found = []
+    for place, row in enumerate(rows.tolist()):
+        allowed = settled.copy()
+        allowed[rows[:place]] = view.recallable[rows[:place]]
+        allowed[row] = False
+        scores = np.where(allowed, similar[:, place], -np.inf)
+        chosen = {*best(scores, BY_MEANING).tolist(), *_named(view, names[place]), int(view.chain[0][row])}
+        mine = allowed & (view.speaker == view.speaker[row])
+        chosen |= {one for claim in claims[place].claims[:CLAIMS] for one in _claimed(view, claim, mine)}
+        found.append(sorted(one for one in chosen if one != NONE and allowed[one]))
+    return found
+
+
+def _named(view: NamespaceView, names: Names) -> list[int]:
+    """Return the rows that match some names best."""
+    weights = {stem: view.lexical.idf(stem) for stems in names.values() for stem in stems}
+    scores = view.lexical.scores(weights)
+    hit = np.flatnonzero(scores)
+    return [int(row) for row in hit[best(scores[hit], BY_NAMES + 1)]]
+
+
+def _claimed(view: NamespaceView, claim: Claim, mine: NDArray[np.bool_]) -> list[int]:
+    """Return the rows among ``mine`` that match best what a claim is about."""
+    about = claim.about or frozenset(terms(claim.thing))
+    scores = view.lexical.scores({stem: view.lexical.idf(stem) for stem in about})
+    hit = np.flatnonzero(scores)
+    hit = hit[mine[hit]]
+    return [int(row) for row in hit[best(scores[hit], BY_CLAIM)]]
+
+
+def _near(view: NamespaceView, member: Member, names: Names, others: Sequence[Member]) -> list[Near]:
+    before = int(view.chain[0][view.row_of[member.cube.id]])
+    previous = None if before == NONE else view.cube_ids[before]
+    most = view.lexical.idf(_UNSEEN)
+    found = []
+    for other in others:
+        shared = tuple(name for name, stems in names.items() if stems <= other.stems)
+        told = [sum(map(view.lexical.idf, names[name])) / len(names[name]) / most for name in shared]
+        similarity = float(member.vector @ other.vector)
+        found.append(Near(other, similarity, shared, max(told, default=0.0), other.cube.id == previous))
+    return sorted(found, key=lambda near: (-near.similarity, near.member.cube.id))
+
+
+def _names(cube: MemCube) -> Names:
+    """Return the names in a text with their stems."""
+    found = {name: frozenset(terms(name)) for name in entities(cube.text or "", cube.provenance.author)}
+    return {name: stems for name, stems in found.items() if stems}

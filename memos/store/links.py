@@ -1,0 +1,142 @@
+"""Links between memories, within one namespace.
+
+One row stands for both directions: its source is the memory whose note made it. A pair has at most one link.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Row, and_, or_
+
+from memos.clock import from_us
+from memos.cube import Link, LinkType
+from memos.store.schema import links
+from memos.store.scoped import IN_CHUNK, ScopedRepository
+
+#: Links that one memory keeps at most; beyond, the weakest leaves.
+MOST = 16
+#: Pushed out by its like only: which of two memories holds must stay known.
+KEPT = LinkType.CONTRADICTS.value
+
+
+class LinkRepository(ScopedRepository):
+    """Reads and writes the links of one namespace."""
+
+    def of(self, cube_id: str) -> list[Link]:
+        """Return the links of one memory, seen from it, strongest first."""
+        return [link.seen_from(cube_id) for link in self.touching([cube_id])]
+
+    def touching(self, cube_ids: Sequence[str]) -> list[Link]:
+        """Return every link that touches one of ``cube_ids``, once, as it was made, strongest first."""
+        found: dict[tuple[str, str, str], Link] = {}
+        for start in range(0, len(cube_ids), IN_CHUNK):
+            chunk = cube_ids[start : start + IN_CHUNK]
+            statement = self._select(links).where(or_(links.c.source_id.in_(chunk), links.c.target_id.in_(chunk)))
+            for row in self.connection.execute(statement):
+                found[row.source_id, row.target_id, row.type] = _link(row)
+        return sorted(found.values(), key=lambda link: (-link.score, link.target_id))
+
+    def every(self) -> list[Link]:
+        """Return all links of the namespace."""
+        return [_link(row) for row in self.connection.execute(self._select(links))]
+
+    def add(self, made: Sequence[dict[str, Any]]) -> int:
+        """Add links, as rows of their table, one after the other; return how many stayed.
+
+        A pair that has one keeps it unless the new one contradicts. A memory that has :data:`MOST` keeps the strongest.
+        """
+        if not made:
+            return 0
+        ends = sorted({row[name] for row in made for name in ("source_id", "target_id")})
+        held = _Held(self.touching(ends))
+        for row in made:
+            held.offer(row)
+        for start in range(0, len(held.dropped), IN_CHUNK):
+            self._drop(held.dropped[start : start + IN_CHUNK])
+        self._insert(links, list(held.added.values()))
+        return len(held.added)
+
+    def _drop(self, dropped: Sequence[Link]) -> None:
+        each = [
+            and_(links.c.source_id == link.source_id, links.c.target_id == link.target_id, links.c.type == link.type)
+            for link in dropped
+        ]
+        self.connection.execute(self._delete(links).where(or_(*each)))
+
+
+class _Held:
+    """The links of some memories while others are offered: what is added and what is dropped of what was there."""
+
+    def __init__(self, present: Sequence[Link]) -> None:
+        self.added: dict[frozenset[str], dict[str, Any]] = {}
+        self.dropped: list[Link] = []
+        self._pairs: dict[frozenset[str], Link] = {}
+        self._of: dict[str, set[frozenset[str]]] = defaultdict(set)
+        for link in present:
+            self._take(link)
+
+    def offer(self, row: dict[str, Any]) -> None:
+        link = _link_of(row)
+        pair = _pair(link)
+        standing = self._pairs.get(pair)
+        if standing is not None and (link.type != KEPT or standing.type == KEPT):
+            return
+        if standing is not None:
+            self._leave(pair)
+        full = [self._of[end] for end in (link.source_id, link.target_id) if len(self._of[end]) >= MOST]
+        weakest = {min(pairs, key=lambda one: _worth(self._pairs[one])) for pairs in full}
+        if any(_worth(self._pairs[one]) >= _worth(link) for one in weakest):
+            return
+        for one in weakest:
+            self._leave(one)
+        self._take(link)
+        self.added[pair] = row
+
+    def _take(self, link: Link) -> None:
+        pair = _pair(link)
+        self._pairs[pair] = link
+        for end in pair:
+            self._of[end].add(pair)
+
+    def _leave(self, pair: frozenset[str]) -> None:
+        link = self._pairs.pop(pair)
+        for end in pair:
+            self._of[end].discard(pair)
+        if self.added.pop(pair, None) is None:
+            self.dropped.append(link)
+
+
+def link_row(
+    source: tuple[str, int], target: tuple[str, int], kind: LinkType, score: float, author: str, at: int
+) -> dict[str, Any]:
+    """Return the row of a link between two ``(cube id, version)``."""
+    return {
+        "source_id": source[0],
+        "source_version": source[1],
+        "target_id": target[0],
+        "target_version": target[1],
+        "type": kind.value,
+        "score": score,
+        "author": author,
+        "created_at": at,
+    }
+
+
+def _pair(link: Link) -> frozenset[str]:
+    return frozenset((link.source_id, link.target_id))
+
+
+def _worth(link: Link) -> tuple[bool, float]:
+    return link.type == KEPT, link.score
+
+
+def _link(row: Row[Any]) -> Link:
+    return _link_of(row._asdict())
+
+
+def _link_of(row: dict[str, Any]) -> Link:
+    names = ("source_id", "source_version", "target_id", "target_version", "type", "score", "author")
+    return Link(**{name: row[name] for name in names}, created_at=from_us(row["created_at"]))

@@ -87,16 +87,14 @@ class _Demo:
 
     def _store(self, memory: Memory, batches: list[Batch]) -> None:
         embedding = self._embedder.seconds
-        with self._watch.measure("storing"):
+        with self._watch.measure("storing, and writing notes"):
             stored = steps.store(memory, batches, progress=self._progress)
-        self._watch.move("storing", "embedding", self._embedder.seconds - embedding)
         stored["namespaces"] = [memory.stats(user_id=user_id).model_dump(mode="json") for user_id in (FRIENDS, READER)]
         self._report["stored"] = stored
         show.stored(self._screen, stored)
-        embedding = self._embedder.seconds
-        with self._watch.measure("writing notes"):
+        with self._watch.measure("storing, and writing notes"):  # notes are being written since the first write
             self._report["notes"] = notes.write(memory)
-        self._watch.move("writing notes", "embedding", self._embedder.seconds - embedding)
+        self._watch.move("storing, and writing notes", "embedding", self._embedder.seconds - embedding)
         show.notes(self._screen, self._report["notes"])
 
     def _ask(self, memory: Memory, questions: list[Question]) -> None:

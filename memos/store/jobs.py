@@ -75,7 +75,7 @@ class JobRepository(ScopedRepository):
     def ensure(self, task: str) -> str:
         """Return the id of a queued job that works off whatever waits, queued now unless there was one.
 
-        Whoever queued one may be gone, so it is submitted again. Earlier ones that are done say nothing any more and go.
+        Whoever queued one may be gone, so it is submitted again. Earlier ones that are done go.
         """
         of_task = self._select(jobs, jobs.c.id).where(jobs.c.task == task, jobs.c.state == JobState.QUEUED.value)
         queued = self.connection.scalar(of_task)

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from memos.activation.bundle import note_of
-from memos.cube import MemCube
+from memos.config import OFFLINE
+from memos.cube import Descriptor, MemCube
 from memos.parametric.distil import templates
 from memos.parametric.distil.sentences import Asked, asked_in
 from memos.parametric.distil.templates import HELD_NOBODYS, HELD_STRANGERS, NOBODYS, STRANGERS, Ways
@@ -67,6 +68,8 @@ def facts_of(notes: Sequence[MemCube], writer: Writer | None = None) -> list[Fac
 
 
 def _facts_of(cube: MemCube, writer: Writer | None) -> Iterator[Fact]:
+    if cube.provenance.scribe == OFFLINE:  # rules repeat the text: there is nothing in their note to be known besides
+        cube = cube.model_copy(update={"descriptor": Descriptor()})
     structured = list(_structured(cube.metadata))
     if writer is not None and cube.text:
         structured += [_quoted(question, answer) for question, answer in writer(cube.text) if answer in cube.text]

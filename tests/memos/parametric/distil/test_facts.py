@@ -123,9 +123,9 @@ def test_braces_in_a_note_are_text(note: MakeNote) -> None:
     assert fact.questions[0] == "What is {a}'s {b}?"
 
 
-def test_a_note_by_rules_adds_nothing_to_be_known(make_note: MakeNote) -> None:
-    bare = make_note("Ann's home town is Lisbon.")
-    note = Descriptor(title="Ann's home town is Lisbon.", keywords=("lisbon",), context="A note on lisbon.")
+def test_a_note_by_rules_adds_nothing_to_be_known(note: MakeNote) -> None:
+    bare = note("Ann's home town is Lisbon.")
+    said = Descriptor(title="Ann's home town is Lisbon.", keywords=("lisbon",), context="A note on lisbon.")
     provenance = bare.provenance.model_copy(update={"scribe": "offline"})
-    noted = bare.model_copy(update={"descriptor": note, "provenance": provenance})
+    noted = bare.model_copy(update={"descriptor": said, "provenance": provenance})
     assert facts_of([noted]) == facts_of([bare])

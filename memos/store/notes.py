@@ -119,7 +119,7 @@ class NoteRepository(ScopedRepository):
         if not settled:
             return
         names = ("state", "scribe", "remark", "sensitivity")
-        values = {name: bindparam(f"new_{name}") for name in names}
+        values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
         statement = self._update(cubes).where(cubes.c.id == bindparam("of"))
         rows = [{"of": one.cube_id, **{f"new_{name}": getattr(one, name) for name in names}} for one in settled]
         self.connection.execute(statement.values(revision=revision, updated_at=at, **values), rows)

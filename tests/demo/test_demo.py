@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -195,7 +195,7 @@ def test_demo(scratch: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
 
 def display(screen: Console, report: dict[str, Any]) -> None:
     """Show a finished report as the demo shows it on its way."""
-    for part, name in {
+    parts: dict[Callable[[Console, Any], None], str] = {
         show.stored: "stored",
         show.notes: "notes",
         show.answers: "answers",
@@ -208,5 +208,6 @@ def display(screen: Console, report: dict[str, Any]) -> None:
         show.reopened: "reopened",
         show.spent: "time",
         show.summary: "score",
-    }.items():
+    }
+    for part, name in parts.items():
         part(screen, report[name])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from memos.config import Settings
 from memos.cube import MemCube, Scope, State
@@ -134,7 +135,7 @@ def asking(data_folder: Path, real_embedder: Embedder, endpoint: Endpoint) -> It
         home=data_folder,
         notes="openai:test-model",
         llm_base_url=endpoint.url,
-        llm_api_key="k-1",  # type: ignore[arg-type]
+        llm_api_key=SecretStr("k-1"),
         llm_timeout_s=0.5,
         llm_prompt_price=2.0,
         llm_completion_price=10.0,
@@ -147,9 +148,8 @@ def asking(data_folder: Path, real_embedder: Embedder, endpoint: Endpoint) -> It
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Repeat at once."""
     monkeypatch.setattr("memos.llm.openai.BACKOFF_S", 0.0)
-    monkeypatch.setattr(
-        OpenAICompleter.__init__, "__kwdefaults__", {**OpenAICompleter.__init__.__kwdefaults__, "backoff_s": 0.0}
-    )
+    defaults = OpenAICompleter.__init__.__kwdefaults__ or {}
+    monkeypatch.setattr(OpenAICompleter.__init__, "__kwdefaults__", {**defaults, "backoff_s": 0.0})
 
 
 # ------------------------------------------------------------ good answers

@@ -66,6 +66,7 @@ def test_nothing_lost_nothing_half_there(
     data_folder: Path,
     embedder: Embedder,
 ) -> None:
+    MemoryOS(Settings(home=data_folder), embedder).close()  # being killed while this is made is another test
     for number in range(500 if SOAK else 40):
         ledger.read(nursery.round(data_folder, number, dice.uniform(0, 0.3)), text_of)
     stored = read_store(data_folder / "memos.db")

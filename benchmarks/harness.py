@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+import venv
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,18 @@ class Report:
             "rows": self.rows,
             "notes": self.notes,
         }
+
+
+def peer_python(name: str, packages: Sequence[str]) -> str:
+    """Return the interpreter of an environment with a peer's packages, made on the first call in ``.bench/``."""
+    folder = ROOT / ".bench" / name
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        print(f"installing {name} into .bench/{name} ...", flush=True)
+        venv.create(folder, with_pip=True, clear=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", *packages], check=True)
+        (folder / "ready").touch()
+    return str(python)
 
 
 def parser(description: str, *, data: bool = False) -> argparse.ArgumentParser:

@@ -19,7 +19,6 @@ import sys
 import tempfile
 import threading
 import time
-import venv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,7 +27,7 @@ from typing import Any
 
 import numpy as np
 from embedders import RememberingEmbedder
-from harness import ROOT, Report, parser, table
+from harness import Report, parser, peer_python, table
 from numpy.typing import NDArray
 from recall_quality import Conversation, locomo, shares
 
@@ -288,7 +287,7 @@ def _amem(
     embedder: RememberingEmbedder,
 ) -> None:
     try:
-        python = _amem_python()
+        python = peer_python("amem", AMEM)
         with tempfile.TemporaryDirectory() as work:
             request = _request(texts, sizes, conversations, embedder, Path(work))
             (Path(work) / "request.json").write_text(json.dumps(request))
@@ -380,17 +379,6 @@ def _request(
         "top_k": TOP,
         "workdir": str(work),
     }
-
-
-def _amem_python() -> str:
-    folder = ROOT / ".bench" / "amem"
-    python = folder / "bin" / "python"
-    if not (folder / "ready").exists():
-        print("installing a-mem into .bench/amem ...", flush=True)
-        venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", *AMEM], check=True)
-        (folder / "ready").touch()
-    return str(python)
 
 
 # ---------------------------------------------------------------- inside

@@ -22,7 +22,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import venv
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -34,7 +33,7 @@ from unittest.mock import patch
 import bm25s
 import numpy as np
 from embedders import RememberingEmbedder
-from harness import ROOT, Report, interval, parser, table
+from harness import Report, interval, parser, peer_python, table
 
 DEPTHS = (5, 10, 20, 50)
 LOCOMO_CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open", 4: "single-hop"}
@@ -249,7 +248,7 @@ def mem0(embedder: RememberingEmbedder, report: Report) -> System:
     """mem0 without its LLM, in a virtual environment of its own (made once in .bench/)."""
 
     def run(conversations: Sequence[Conversation]) -> list[Ranks]:
-        python = _mem0_python()
+        python = peer_python("mem0", MEM0)
         with tempfile.TemporaryDirectory() as work:
             request = _mem0_request(conversations, embedder, Path(work))
             (Path(work) / "request.json").write_text(json.dumps(request))
@@ -261,17 +260,6 @@ def mem0(embedder: RememberingEmbedder, report: Report) -> System:
         return [reply["ranks"][conversation.name] for conversation in conversations]
 
     return run
-
-
-def _mem0_python() -> str:
-    folder = ROOT / ".bench" / "mem0"
-    python = folder / "bin" / "python"
-    if not (folder / "ready").exists():
-        print("installing mem0 into .bench/mem0 ...", flush=True)
-        venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", *MEM0], check=True)
-        (folder / "ready").touch()
-    return str(python)
 
 
 def _mem0_request(conversations: Sequence[Conversation], embedder: RememberingEmbedder, work: Path) -> dict[str, Any]:

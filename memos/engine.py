@@ -81,6 +81,9 @@ class MemoryOS:
         models: ModelHost | None = None,
     ) -> None:
         self.settings = settings or Settings()
+        self.models = models or ModelHost(self.settings)
+        self._owns_models = models is None
+        self._scribe = scribe_of(self.settings, self.models)
         home = self.settings.home.expanduser()
         embedded = self.settings.database_url is None
         self._lock = DirectoryLock(home) if embedded else None
@@ -96,12 +99,9 @@ class MemoryOS:
         self._embedder = ServingEmbedder(embedder or make_embedder(self.settings))
         self._views = ViewCache(self.settings.cache_bytes)
         self._reader = NoteReader(self.database, self._embedder, self.index, self.relay, self._views)
-        self.models = models or ModelHost(self.settings)
-        self._owns_models = models is None
         self.activation = ActivationTier(self.settings, self.database, self.models)
         self.parametric = ParametricTier(self.settings, self.database, self.models)
         self.parametric.on_gone.append(self.models.drop_adapters)
-        self._scribe = scribe_of(self.settings, self.models)
         self._notes = Executor(self.database, {NOTES: self._write_notes}, name="memos-notes")
         self._writer = NoteWriter(self.database, self._embedder, self.settings, self._discard, self._notes.submit)
         self._jobs = Executor(

@@ -12,18 +12,25 @@ SHOWN = "Maya's cat"
 MOST = 4
 
 
-def write(memory: Memory) -> dict[str, Any]:
-    """Wait until every note is written; return what came of it, and one memory with its note and links."""
+def settle(memory: Memory) -> None:
+    """Wait until every note is written."""
+    if Settings().notes != OFF:
+        for user_id in (FRIENDS, READER):
+            memory.wait(memory.refine(user_id=user_id))
+
+
+def written(memory: Memory) -> dict[str, Any]:
+    """Return what came of the notes, and one memory with its note and links; nothing where notes are off."""
+    settle(memory)
     if Settings().notes == OFF:
         return {}
-    counts: dict[str, int] = {}
-    for user_id in (FRIENDS, READER):
-        job = memory.wait(memory.refine(user_id=user_id))
-        stats = memory.stats(user_id=user_id)
-        found = {"notes": stats.memories, "merged": stats.merged, "links": stats.links}
-        found["evolved"] = stats.versions - stats.memories - stats.merged
-        counts = {name: counts.get(name, 0) + count for name, count in found.items()}
-        assert job.over
+    spaces = [memory.stats(user_id=user_id) for user_id in (FRIENDS, READER)]
+    counts = {
+        "notes": sum(space.memories for space in spaces),
+        "merged": sum(space.merged for space in spaces),
+        "links": sum(space.links for space in spaces),
+        "evolved": sum(space.versions - space.memories - space.merged for space in spaces),
+    }
     return {"counts": counts, "example": _example(memory)}
 
 

@@ -12,13 +12,15 @@ from rich.console import Console
 from memos.config import Settings
 from memos.demo import forgetting, notes, parametric, show, steps, tiers
 from memos.demo.material import FRIENDS, READER, Batch, Question, load
-from memos.demo.timing import Stopwatch, TimedEmbedder, quantiles
+from memos.demo.timing import Stopwatch, quantiles
 from memos.embedding.base import Embedder
 from memos.embedding.local import LocalEmbedder
 from memos_sdk import Memory
 from memos_sdk.errors import InvalidInput
 
 Report = dict[str, Any]
+#: Embedding is in it. Notes are being written since the first write.
+STORING = "storing, and writing notes"
 
 
 def run_demo(
@@ -38,8 +40,8 @@ def run_demo(
         raise InvalidInput("the demo works in a store of its own: unset MEMOS_DATABASE_URL and MEMOS_CHROMA_URL")
     screen = Console(quiet=True) if json else console
     with TemporaryDirectory(prefix="memos-demo-") as folder:
-        timed = TimedEmbedder(embedder or LocalEmbedder())
-        demo = _Demo(Path(folder), timed, screen, progress=console.is_terminal and not json, training=training)
+        chosen = embedder or LocalEmbedder()
+        demo = _Demo(Path(folder), chosen, screen, progress=console.is_terminal and not json, training=training)
         report = demo.run()
     if json:
         console.print_json(data=report, ensure_ascii=False)
@@ -52,7 +54,7 @@ class _Demo:
     def __init__(
         self,
         folder: Path,
-        embedder: TimedEmbedder,
+        embedder: Embedder,
         screen: Console,
         *,
         progress: bool,
@@ -86,15 +88,13 @@ class _Demo:
             return Memory(path=self._folder, embedder=self._embedder)
 
     def _store(self, memory: Memory, batches: list[Batch]) -> None:
-        embedding = self._embedder.seconds
-        with self._watch.measure("storing, and writing notes"):
+        with self._watch.measure(STORING):
             stored = steps.store(memory, batches, progress=self._progress)
         stored["namespaces"] = [memory.stats(user_id=user_id).model_dump(mode="json") for user_id in (FRIENDS, READER)]
         self._report["stored"] = stored
         show.stored(self._screen, stored)
-        with self._watch.measure("storing, and writing notes"):  # notes are being written since the first write
-            self._report["notes"] = notes.write(memory)
-        self._watch.move("storing, and writing notes", "embedding", self._embedder.seconds - embedding)
+        with self._watch.measure(STORING):
+            self._report["notes"] = notes.written(memory)
         show.notes(self._screen, self._report["notes"])
 
     def _ask(self, memory: Memory, questions: list[Question]) -> None:
@@ -124,7 +124,7 @@ class _Demo:
         with self._watch.measure("forgetting, and looking for what is left"):
             pieces = forgetting.unique_fragments(batches)
             self._report["forgotten"] = forgetting.forget(memory, self._folder, pieces)
-            notes.write(memory)
+            notes.settle(memory)
         show.forgotten(self._screen, self._report["forgotten"])
 
     def _reopen(self, batches: list[Batch], questions: list[Question], kept: Report) -> None:

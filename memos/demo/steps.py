@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from memos.demo.material import FRIENDS, Batch, Question, reference
-from memos.demo.timing import TimedEmbedder
+from memos.embedding.base import Embedder
 from memos.plaintext.analysis import terms
 from memos_sdk import Memory
 from memos_sdk.types import Hit
@@ -137,7 +137,7 @@ def narrow(memory: Memory) -> list[dict[str, Any]]:
     ]
 
 
-def budget(memory: Memory, embedder: TimedEmbedder) -> dict[str, Any]:
+def budget(memory: Memory, embedder: Embedder) -> dict[str, Any]:
     """Fetch a block of text for a prompt that may cost :data:`BUDGET` tokens."""
     question = "What should Maya know before she cooks for Tom, is he allergic to something?"
     result = memory.recall(question, user_id=FRIENDS, top_k=TOP, max_tokens=BUDGET)

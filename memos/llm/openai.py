@@ -22,7 +22,7 @@ _NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 class OpenAICompleter:
     """Retries on connection failures, 408, 429 and 5xx; a timeout covers each attempt.
 
-    ``prices`` are those of a million prompt and completion tokens. ``transport`` is httpx's own seam.
+    ``prices`` are those of a million prompt and completion tokens.
     """
 
     def __init__(
@@ -33,17 +33,13 @@ class OpenAICompleter:
         *,
         timeout_s: float = 60.0,
         prices: tuple[float, float] = (0.0, 0.0),
-        backoff_s: float = BACKOFF_S,
-        transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.name = model
         self._prices = prices
-        self._backoff_s = backoff_s
         self._client = httpx.Client(
             base_url=base_url.rstrip("/") + "/",
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=timeout_s,
-            transport=transport,
         )
 
     def complete(self, messages: Messages, schema: Mapping[str, Any]) -> Completion:
@@ -77,7 +73,7 @@ class OpenAICompleter:
                     return _accepted(response)
                 trouble, pause = f"answered {response.status_code}", _asked_pause(response)
             if attempt + 1 < RETRIES:
-                time.sleep(max(pause, self._backoff_s * 2**attempt))
+                time.sleep(max(pause, BACKOFF_S * 2**attempt))
         raise ModelUnavailable(f"the chat endpoint {trouble}, {RETRIES} times")
 
     def _read(self, response: httpx.Response) -> Completion:

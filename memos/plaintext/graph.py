@@ -1,7 +1,7 @@
 """Recall along links: what the best memories are linked to comes along, and what supersedes comes first.
 
 Activation spreads from the best-ranked memories (Collins & Loftus 1975), one hop: each linked memory has a share of the
-best score linked to it, times the strength of the link. Measured against two hops and none in decision record 016.
+best score linked to it, times the strength of the link (what that brings: benchmarks/recall_quality.py).
 """
 
 from __future__ import annotations

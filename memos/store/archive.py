@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Row, Select, func
 
 from memos.cube import Kind, Scope
-from memos.store.schema import cubes, links, parents, vectors, versions
+from memos.store.schema import cubes, influences, links, parents, vectors, versions
 from memos.store.scoped import IN_CHUNK, ScopedRepository
 
 TableRow = dict[str, Any]
@@ -27,6 +27,7 @@ class Rows:
     vectors: list[TableRow] = field(default_factory=list)
     links: list[TableRow] = field(default_factory=list)
     parents: list[TableRow] = field(default_factory=list)
+    influences: list[TableRow] = field(default_factory=list)
 
 
 class Archive(ScopedRepository):
@@ -68,6 +69,15 @@ class Archive(ScopedRepository):
         )
         return self.connection.execute(statement).all()
 
+    def influences(self, cube_ids: Sequence[str]) -> Sequence[Row[Any]]:
+        """Return which other memories the notes of the given ones say something of."""
+        statement = (
+            self._select(influences)
+            .where(influences.c.cube_id.in_(cube_ids))
+            .order_by(influences.c.cube_id, influences.c.version, influences.c.source_id)
+        )
+        return self.connection.execute(statement).all()
+
     def present(self, cube_ids: Sequence[str]) -> set[str]:
         """Return which of the given ids this namespace holds."""
         found: set[str] = set()
@@ -83,6 +93,7 @@ class Archive(ScopedRepository):
         self._insert(vectors, rows.vectors)
         self._insert(links, rows.links)
         self._insert(parents, rows.parents)
+        self._insert(influences, rows.influences)
 
     def _of(self, scope: Scope, *columns: Any) -> Select[Any]:
         statement = self._select(cubes, *columns).where(cubes.c.kind == Kind.PLAINTEXT.value)

@@ -12,12 +12,11 @@ from sqlalchemy import ColumnElement, Row, Select, and_, func, or_
 
 from memos.clock import from_us, maybe_from_us, to_us
 from memos.cube import CubeVersion, Descriptor, Kind, MemCube, NewMemory, Scope, State
-from memos.store.mixture import mixture, note_text
+from memos.store.mixture import FLOAT32, has_note, mixture, note_text, packed
 from memos.store.schema import cubes, influences, links, parents, vectors, versions
 from memos.store.scoped import ScopedRepository
 
 IN_CHUNK = 500  # bound variables per IN list; SQLite's compiled limit is far above, its planner's comfort is not
-FLOAT32 = np.dtype("<f4")
 
 _IS_NOTE = cubes.c.kind == Kind.PLAINTEXT.value
 _HEADER = tuple(column for column in cubes.c if column.name not in {"namespace_id", "revision"})
@@ -77,14 +76,14 @@ class CubeRepository(ScopedRepository):
         """Write new notes as version 1."""
         self._insert(cubes, [_cube_row(note, revision) for note in notes])
         self._insert(versions, [_first_version(note) for note in notes])
-        self._insert(vectors, [_vector_row(note.id, 1, note.vector, embedder_id=embedder_id) for note in notes])
+        self._insert(vectors, [vector_row(note.id, 1, note.vector, embedder_id=embedder_id) for note in notes])
 
     def add_version(self, cube: MemCube, note: Note, revision: int, embedder_id: int, reason: str) -> None:
         """Write ``note`` as the version after ``cube.version`` and point the header at it."""
         version = cube.version + 1
         row = {**_first_version(note), "version": version, "cube_id": cube.id, "reason": reason}
         self._insert(versions, [row])
-        self._insert(vectors, [_vector_row(cube.id, version, note.vector, embedder_id=embedder_id)])
+        self._insert(vectors, [vector_row(cube.id, version, note.vector, embedder_id=embedder_id)])
         fresh = {"scribe": None, "remark": None, "valid_to": None}  # what was said of the old text, and until when
         self._change(cube.id, revision, version=version, updated_at=note.created_at, **fresh)
 
@@ -98,7 +97,7 @@ class CubeRepository(ScopedRepository):
 
     def add_vectors(self, rows: Iterable[Embedded], embedder_id: int) -> None:
         """Write vectors of another embedder beside the present ones."""
-        self._insert(vectors, [_vector_row(*row, embedder_id=embedder_id) for row in rows])
+        self._insert(vectors, [vector_row(*row, embedder_id=embedder_id) for row in rows])
 
     def drop_vectors(self, keep_embedder_id: int) -> None:
         """Remove the vectors of every embedder but one."""
@@ -298,15 +297,7 @@ def cube_from_row(row: Row[Any], scope: Scope) -> MemCube:
             "digest": row.digest,
             "text": row.text,
             "metadata": row.metadata,
-            "descriptor": {
-                "title": row.title,
-                "keywords": row.keywords,
-                "tags": row.tags,
-                "context": row.context,
-                "language": row.language,
-                "entities": row.entities,
-                "importance": row.importance,
-            },
+            "descriptor": descriptor_of(row),
             "time": {
                 "created_at": from_us(row.created_at),
                 "updated_at": from_us(row.updated_at),
@@ -425,7 +416,7 @@ def _first_version(note: Note) -> dict[str, Any]:
     }
 
 
-def _vector_row(
+def vector_row(
     cube_id: str,
     version: int,
     vector: NDArray[np.float32],
@@ -433,19 +424,32 @@ def _vector_row(
     *,
     embedder_id: int,
 ) -> dict[str, Any]:
+    """Return the row of the vectors of a text and of its note, float32 ``[dimension]``."""
     return {
         "cube_id": cube_id,
         "version": version,
         "embedder_id": embedder_id,
-        "vector": vector.astype(FLOAT32, copy=False).tobytes(),
-        "enriched": None if enriched is None else enriched.astype(FLOAT32, copy=False).tobytes(),
+        "vector": packed(vector),
+        "enriched": packed(enriched),
     }
 
 
 def _unembedded(row: Row[Any]) -> Unembedded:
-    noted = row.keywords or row.tags or row.context
-    note = note_text(row.text, row.keywords, row.tags, row.context) if noted else None
-    return Unembedded(row.cube_id, row.version, row.text, note)
+    said = descriptor_of(row)
+    return Unembedded(row.cube_id, row.version, row.text, note_text(row.text, said) if has_note(said) else None)
+
+
+def descriptor_of(row: Row[Any]) -> Descriptor:
+    """Return what the note of a version says."""
+    return Descriptor(
+        title=row.title,
+        keywords=row.keywords,
+        tags=row.tags,
+        context=row.context,
+        language=row.language,
+        entities=row.entities,
+        importance=row.importance,
+    )
 
 
 def _version_from_row(row: Row[Any]) -> CubeVersion:
@@ -455,15 +459,7 @@ def _version_from_row(row: Row[Any]) -> CubeVersion:
         text=row.text,
         metadata=row.metadata,
         digest=row.digest,
-        descriptor=Descriptor(
-            title=row.title,
-            keywords=row.keywords,
-            tags=row.tags,
-            context=row.context,
-            language=row.language,
-            entities=row.entities,
-            importance=row.importance,
-        ),
+        descriptor=descriptor_of(row),
         author=row.author,
         reason=row.reason,
         changes=row.changes,

@@ -1,6 +1,6 @@
 """The vector that recall compares: of a text alone, mixed with that of the text and its note.
 
-A-MEM compares the latter only (equation 3). Measured, a mixture finds more than either (decision record 016).
+A-MEM compares the latter only (equation 3).
 """
 
 from __future__ import annotations
@@ -10,15 +10,27 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from memos.cube import Descriptor
+
 #: Share of the vector of text and note; flat from .5 to 1.
 NOTE = 0.75
 FLOAT32 = np.dtype("<f4")
 
 
-def note_text(text: str, keywords: Sequence[str], tags: Sequence[str], context: str | None) -> str:
+def note_text(text: str, note: Descriptor) -> str:
     """Return what the vector of a note is made of: content, keywords, tags, context."""
-    parts = [text, ", ".join(keywords), ", ".join(tags), context or ""]
+    parts = [text, ", ".join(note.keywords), ", ".join(note.tags), note.context or ""]
     return "\n".join(part for part in parts if part)
+
+
+def has_note(note: Descriptor) -> bool:
+    """Whether there is more to embed than the text."""
+    return bool(note.keywords or note.tags or note.context)
+
+
+def packed(vector: NDArray[np.float32] | None) -> bytes | None:
+    """Return a vector as the tables hold it."""
+    return None if vector is None else vector.astype(FLOAT32, copy=False).tobytes()
 
 
 def mixture(raw: Sequence[bytes | None], enriched: Sequence[bytes | None], dimension: int) -> NDArray[np.float32]:

@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 from sqlalchemy import Row, and_, bindparam, func
 
 from memos.clock import to_us
+from memos.config import OFFLINE
 from memos.cube import RECALLABLE, Descriptor, Kind, State
+from memos.store.mixture import packed
 from memos.store.schema import cubes, influences, parents, vectors, versions
 from memos.store.scoped import IN_CHUNK, ScopedRepository
-
-FLOAT32 = np.dtype("<f4")
-OFFLINE = "offline"
-
 
 _ATTRIBUTES = ("title", "keywords", "tags", "context", "language", "entities", "importance")
 
@@ -143,7 +141,7 @@ class NoteRepository(ScopedRepository):
             for vector in made_of.get(one.cube_id, ()):
                 fresh = one.enriched if vector.embedder_id == one.embedder_id else None
                 vector_rows.append(
-                    {**own, "embedder_id": vector.embedder_id, "vector": vector.vector, "enriched": _packed(fresh)}
+                    {**own, "embedder_id": vector.embedder_id, "vector": vector.vector, "enriched": packed(fresh)}
                 )
             if one.valid_to is not None:
                 ends[one.cube_id] = one.valid_to
@@ -287,7 +285,7 @@ class NoteRepository(ScopedRepository):
         )
         statement = self._update(vectors).where(here).values(enriched=bindparam("new_enriched"))
         rows = [
-            {"of": cube_id, "at_version": version, "by": by, "new_enriched": _packed(vector)}
+            {"of": cube_id, "at_version": version, "by": by, "new_enriched": packed(vector)}
             for cube_id, version, by, vector in made
         ]
         self.connection.execute(statement, rows)
@@ -301,10 +299,6 @@ def _chunks(items: Collection[str]) -> Iterator[list[str]]:
     ordered = sorted(items)
     for start in range(0, len(ordered), IN_CHUNK):
         yield ordered[start : start + IN_CHUNK]
-
-
-def _packed(vector: NDArray[np.float32] | None) -> bytes | None:
-    return None if vector is None else vector.astype(FLOAT32, copy=False).tobytes()
 
 
 def _said(note: Completed) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from sqlalchemy import Connection, Row
 from memos.cube import RECALLABLE
 from memos.store.arrays import GrowingArray
 from memos.store.columns import ColumnStore
-from memos.store.cubes import FLOAT32, CubeRepository
+from memos.store.cubes import CubeRepository
 from memos.store.lexical import LexicalIndex
-from memos.store.mixture import mixture
+from memos.store.mixture import FLOAT32, mixture
 from memos.store.namespaces import Namespace
 from memos.store.records import Outbox
 

@@ -56,8 +56,10 @@ def _records(archive: Archive, scope: Scope) -> Iterator[MemoryRecord]:
         versions = _grouped(archive.versions(ids), "cube_id")
         links = _grouped(archive.links(ids), "source_id")
         sources = _grouped(archive.sources(ids), "cube_id")
+        helped = _grouped(archive.influences(ids), "cube_id")
         for cube in cubes:
-            yield record_of(cube, versions[cube.id], links.get(cube.id, ()), sources.get(cube.id, ()))
+            beside = (rows.get(cube.id, ()) for rows in (links, sources, helped))
+            yield record_of(cube, versions[cube.id], *beside)
         after = ids[-1]
 
 

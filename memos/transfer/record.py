@@ -83,7 +83,10 @@ class Header(Frozen):
 
 
 class VersionRecord(Record):
-    """One version, as :class:`memos.cube.CubeVersion` and the descriptor and event time it had."""
+    """One version, as :class:`memos.cube.CubeVersion` and the descriptor and event time it had.
+
+    ``influences`` are other memories that its note says something of: forgetting one takes that back.
+    """
 
     version: VersionNumber
     text: str
@@ -95,6 +98,7 @@ class VersionRecord(Record):
     author: ShortText | None = None
     reason: Text | None = None
     changes: dict[str, Any] | None = None
+    influences: tuple[Identifier, ...] = ()
 
 
 class SourceRecord(Record):

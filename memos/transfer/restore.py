@@ -19,12 +19,13 @@ from memos.errors import Conflict
 from memos.plaintext.writer import embed_in_batches
 from memos.store import namespaces
 from memos.store.archive import Archive, Rows, TableRow
+from memos.store.cubes import vector_row
 from memos.store.database import Database
 from memos.store.namespaces import Namespace
 from memos.store.records import Audit
 from memos.store.scoped import taken
 from memos.transfer.record import MemoryRecord
-from memos.transfer.rows import cube_row, link_row, noted, source_row, vector_row, version_row
+from memos.transfer.rows import cube_row, influence_row, link_row, noted, source_row, version_row
 
 _ATTEMPTS = 3
 _NOISE = (1 << 62) - 1
@@ -120,7 +121,11 @@ class _Plan:
                 rows.versions.append(version_row(version, cube_id))
                 vector, note = vectors[version.text], noted(version)
                 enriched = vectors.get(note) if note is not None else None
-                rows.vectors.append(vector_row(cube_id, version.version, embedder_id, vector, enriched))
+                made = vector_row(cube_id, version.version, vector, enriched, embedder_id=embedder_id)
+                rows.vectors.append(made)
+                rows.influences.extend(
+                    influence_row(cube_id, version.version, self.ids.get(one, one)) for one in version.influences
+                )
             rows.parents.extend(self._sources(record))
         rows.links.extend(self._links({row["id"] for row in rows.cubes}))
         return rows

@@ -7,27 +7,30 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Row
 
 from memos.clock import from_us, maybe_from_us, to_us
-from memos.cube import Descriptor, Governance, Kind, State
+from memos.cube import Governance, Kind, State
 from memos.plaintext.analysis import terms
 from memos.store.archive import TableRow
-from memos.store.mixture import note_text
+from memos.store.cubes import descriptor_of
+from memos.store.mixture import has_note, note_text
 from memos.transfer.record import LinkRecord, MemoryRecord, SourceRecord, VersionRecord
-
-FLOAT32 = np.dtype("<f4")
-
 
 # ---------------------------------------------------------------- rows to records
 
 
 def record_of(
-    cube: Row[Any], versions: Sequence[Row[Any]], links: Sequence[Row[Any]], sources: Sequence[Row[Any]]
+    cube: Row[Any],
+    versions: Sequence[Row[Any]],
+    links: Sequence[Row[Any]],
+    sources: Sequence[Row[Any]],
+    influences: Sequence[Row[Any]],
 ) -> MemoryRecord:
     """Build the record of one memory from its rows."""
+    helped: dict[int, list[str]] = {}
+    for row in influences:
+        helped.setdefault(row.version, []).append(row.source_id)
     return MemoryRecord(
         id=cube.id,
         state=State(cube.state),
@@ -43,32 +46,25 @@ def record_of(
         updated_at=from_us(cube.updated_at),
         valid_to=maybe_from_us(cube.valid_to),
         expires_at=maybe_from_us(cube.expires_at),
-        versions=tuple(_version_of(row) for row in versions),
+        versions=tuple(_version_of(row, helped.get(row.version, ())) for row in versions),
         links=tuple(_link_of(row) for row in links),
         sources=tuple(SourceRecord(id=row.parent_id, version=row.parent_version) for row in sources),
     )
 
 
-def _version_of(row: Row[Any]) -> VersionRecord:
+def _version_of(row: Row[Any], influences: Sequence[str]) -> VersionRecord:
     return VersionRecord(
         version=row.version,
         text=row.text,
         metadata=row.metadata,
-        descriptor=Descriptor(
-            title=row.title,
-            keywords=row.keywords,
-            tags=row.tags,
-            context=row.context,
-            language=row.language,
-            entities=row.entities,
-            importance=row.importance,
-        ),
+        descriptor=descriptor_of(row),
         event_time=maybe_from_us(row.event_time),
         valid_from=from_us(row.valid_from),
         created_at=from_us(row.created_at),
         author=row.author,
         reason=row.reason,
         changes=row.changes,
+        influences=tuple(influences),
     )
 
 
@@ -132,25 +128,14 @@ def version_row(version: VersionRecord, cube_id: str) -> TableRow:
     }
 
 
-def vector_row(
-    cube_id: str, version: int, embedder_id: int, vector: NDArray[np.float32], enriched: NDArray[np.float32] | None
-) -> TableRow:
-    """Return the row of the vectors of a text and of its note, float32 ``[dimension]``."""
-    return {
-        "cube_id": cube_id,
-        "version": version,
-        "embedder_id": embedder_id,
-        "vector": vector.astype(FLOAT32, copy=False).tobytes(),
-        "enriched": None if enriched is None else enriched.astype(FLOAT32, copy=False).tobytes(),
-    }
-
-
 def noted(version: VersionRecord) -> str | None:
     """Return a version's text with what its note says, ``None`` if it has no note."""
-    note = version.descriptor
-    if not (note.keywords or note.tags or note.context):
-        return None
-    return note_text(version.text, note.keywords, note.tags, note.context)
+    return note_text(version.text, version.descriptor) if has_note(version.descriptor) else None
+
+
+def influence_row(cube_id: str, version: int, source_id: str) -> TableRow:
+    """Return the row that ties what a version's note says to another memory."""
+    return {"cube_id": cube_id, "version": version, "source_id": source_id}
 
 
 def source_row(source: SourceRecord, cube_id: str, source_id: str, position: int) -> TableRow:

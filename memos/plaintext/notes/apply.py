@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from memos.clock import now_us, to_us
-from memos.cube import MemCube, Scope, State
+from memos.cube import RECALLABLE, MemCube, Scope, State
 from memos.plaintext.notes.evolution import Evolution, difference
 from memos.plaintext.notes.plan import Plan, Step
 from memos.store.cubes import CubeRepository
@@ -69,9 +69,8 @@ def apply(connection: Connection, namespace: Namespace, scope: Scope, plan: Plan
     for kept, duplicate in changes.merged:
         notes.merge(kept, duplicate)
     changes.counts["links"] = LinkRepository(connection, namespace.id).add(changes.links(at))
-    gone = Gone()
-    if changes.redated:
-        gone = Derived(connection, namespace.id).invalidate(changes.redated, changed=True)
+    derived = Derived(connection, namespace.id)
+    gone = derived.invalidate(changes.redated, changed=True) + derived.invalidate(changes.put_away)
     if changes.counts["seen"]:
         told = {name: count for name, count in changes.counts.items() if count}
         Audit(connection, namespace.id).add("notes", None, **told)
@@ -80,8 +79,8 @@ def apply(connection: Connection, namespace: Namespace, scope: Scope, plan: Plan
 
 def _touched(plan: Plan) -> set[str]:
     ids = {step.cube.id for step in plan.steps}
-    ids |= {link.target[0] for step in plan.steps for link in step.links}
-    return ids | {step.same_as for step in plan.steps if step.same_as is not None}
+    ids |= {end[0] for step in plan.steps for link in step.links for end in (link.source, link.target)}
+    return ids | {step.same_as[0] for step in plan.steps if step.same_as is not None}
 
 
 class _Changes:
@@ -95,6 +94,7 @@ class _Changes:
         self.influenced: list[tuple[str, int, Collection[str]]] = []
         self.merged: list[tuple[str, tuple[str, int]]] = []
         self.redated: list[str] = []
+        self.put_away: list[str] = []
         self._linking: list[Step] = []
         self._plan = plan
         self._present = present
@@ -107,7 +107,7 @@ class _Changes:
         """Return the rows of the links, between versions as they are by now."""
         return [
             link_row(
-                (step.cube.id, self._versions[step.cube.id]),
+                (link.source[0], self._versions[link.source[0]]),
                 (link.target[0], self._versions[link.target[0]]),
                 link.kind,
                 link.score,
@@ -116,13 +116,14 @@ class _Changes:
             )
             for step in self._linking
             for link in step.links
-            if link.target[0] in self._versions
+            if {link.source[0], link.target[0]} <= self._versions.keys()
         ]
 
     def _step(self, step: Step) -> None:
         cube = self._present.get(step.cube.id)
         fresh = cube is not None and (cube.version, cube.state) == (step.cube.version, step.cube.state)
-        if cube is None or not fresh or (step.same_as is not None and step.same_as not in self._present):
+        kept = None if step.same_as is None else (step.same_as[0], self._versions.get(step.same_as[0]))
+        if cube is None or not fresh or kept != step.same_as:
             self.counts["stale"] += 1  # it waits, and is looked at again as it is now
             return
         self.counts["seen"] += 1
@@ -130,7 +131,7 @@ class _Changes:
         self._write(step, cube)
         if step.same_as is not None:
             self.counts["merged"] += 1
-            self.merged.append((step.same_as, (cube.id, cube.version)))
+            self.merged.append((step.same_as[0], (cube.id, cube.version)))
         elif step.state is State.QUARANTINED:
             self.counts["quarantined"] += 1
         else:
@@ -149,11 +150,13 @@ class _Changes:
             if happened != cube.time.event_time:
                 self.redated.append(cube.id)
         elif changes := difference(cube.descriptor, note.descriptor):
-            again = Evolution(cube.id, cube.version, note.descriptor, changes, "the note was written again")
+            again = Evolution(cube.id, cube.version, note.descriptor, changes, "the note was written again", cube.id)
             self._append(again, step, vector)
         self.influenced += [(cube.id, self._versions[cube.id], step.seen)] if step.seen else []
         stays = step.state is State.ACTIVATED and cube.state is not State.GENERATED
         state = cube.state if stays else step.state
+        if state not in RECALLABLE:
+            self.put_away.append(cube.id)
         self.settled.append(Settled(cube.id, state.value, step.scribe, step.remark, note.sensitivity))
 
     def _evolve(self, evolution: Evolution, step: Step) -> None:
@@ -162,7 +165,7 @@ class _Changes:
             return
         self.counts["evolved"] += 1
         self._append(evolution, step, self._embedded.vectors.get(self._plan.evolved_text(evolution)))
-        sources = {step.cube.id, *step.seen}
+        sources = {evolution.cause, *step.seen}
         self.influenced.append((evolution.cube_id, self._versions[evolution.cube_id], sources))
 
     def _append(self, evolution: Evolution, step: Step, vector: NDArray[np.float32] | None) -> None:

@@ -109,6 +109,14 @@ class Said:
     stems: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Clash:
+    """What one text takes back of another, in words, and of what kind the claim is."""
+
+    kind: str
+    told: str
+
+
 def said(text: str, author: str | None) -> Said:
     """Return the claims of a text; "I" and "my" are its author's."""
     who = author.casefold() if author else SELF
@@ -118,23 +126,18 @@ def said(text: str, author: str | None) -> Said:
     return Said(who, tuple(found), frozenset(terms(prose)))
 
 
-def clash(new: Said, old: Said) -> str | None:
-    """Return what the ``new`` text takes back of the ``old`` one, in words; ``None`` if nothing."""
+def clash(new: Said, old: Said) -> Clash | None:
+    """Return what the ``new`` text takes back of the ``old`` one; ``None`` if nothing."""
     for claim in new.claims:
         for other in old.claims:
             if _differ(claim, other) and (claim.kind == STATE or new.who == old.who):
-                return f"{claim.thing}: {other.value} -> {claim.value}"
+                return Clash(claim.kind, f"{claim.thing}: {other.value} -> {claim.value}")
         if claim.kind == DENIAL and _said_otherwise(claim, new, old):
-            return f"denied: {claim.value}"
+            return Clash(DENIAL, f"denied: {claim.value}")
     for other in old.claims:
         if other.kind == DENIAL and _said_otherwise(other, old, new):
-            return f"no longer denied: {other.value}"
+            return Clash(DENIAL, f"no longer denied: {other.value}")
     return None
-
-
-def is_state(reason: str) -> bool:
-    """Return whether a reason that :func:`clash` gave is about a state, which has one value at a time."""
-    return not reason.startswith(("denied", "no longer denied", "count ", "date "))
 
 
 # ---------------------------------------------------------------- finding
@@ -184,7 +187,7 @@ def _dates(sentence: str) -> Iterator[Claim]:
     for match in _MONTH_DAY.finditer(sentence):
         about = frozenset(terms(_near(bare, match.start(), match.end()))) - frozenset(WEEKDAYS)
         hour = f" {match['hour']}:{match['minute'] or '00'} {match['half'].lower()}" if match["hour"] else ""
-        yield Claim(DATE, "date ", f"{match['month'].lower()} {int(match['day'])}{hour}", about)
+        yield Claim(DATE, "date", f"{match['month'].lower()} {int(match['day'])}{hour}", about)
 
 
 def _spelt(text: str) -> str:

@@ -6,14 +6,15 @@ No text of the new memory is written into another's note: tags are words, and wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from memos.cube import Descriptor, LinkType, MemCube
 from memos.plaintext.notes.attributes import MAX_CONTEXT, MAX_TAGS
-from memos.plaintext.notes.claims import is_state
+from memos.plaintext.notes.claims import STATE
 from memos.plaintext.notes.linking import Decision, strongest
+from memos.plaintext.notes.member import Member
 from memos.plaintext.notes.scribe import Rewrite
 
 #: Neighbours that one new note changes at most, and the score of a link from which its tags reach the neighbour.
@@ -27,45 +28,68 @@ _EVOLVING = frozenset({LinkType.REFINES, LinkType.SEMANTIC, LinkType.ENTITY})
 
 @dataclass(frozen=True, slots=True)
 class Evolution:
-    """A new version of an earlier note. ``changes`` are ``{attribute: [before, after]}``, ``valid_to`` among them."""
+    """A new version of a note. ``changes`` are ``{attribute: [before, after]}``, ``valid_to`` among them.
+
+    ``cause`` is the memory without which it would not be.
+    """
 
     cube_id: str
     version: int
     descriptor: Descriptor
     changes: dict[str, Any]
     reason: str
+    cause: str
     valid_to: datetime | None = None
 
 
-def evolve(new: MemCube, note: Descriptor, decisions: Sequence[Decision]) -> list[Evolution]:
-    """Return what a new note changes in those it is linked to."""
-    contradicted = [one for one in decisions if one.kind is LinkType.CONTRADICTS and _newer(new, one.near.member.cube)]
-    found = [_superseded(new, one) for one in contradicted]
-    found += [_strengthened(new, note, one) for one in strongest(decisions, _EVOLVING, STRONG, MOST - len(found))]
+def evolve(new: Member, decisions: Sequence[Decision]) -> list[Evolution]:
+    """Return what a new note, which stands in ``new`` already, changes in those it is linked to.
+
+    Where it tells of an earlier time than what it contradicts, it is itself what no longer holds.
+    """
+    found = superseding(new, decisions)
+    left = max(0, MOST - len(found))
+    found += [_strengthened(new.cube, one) for one in strongest(decisions, _EVOLVING, STRONG, left)]
     return [one for one in found if one.changes]
 
 
-def _superseded(new: MemCube, decision: Decision) -> Evolution:
+def superseding(new: Member, decisions: Sequence[Decision]) -> list[Evolution]:
+    """Return what contradictions change: each fact once, by the latest that takes it back."""
+    found: dict[str, Evolution] = {}
+    for decision in decisions:
+        if decision.kind is LinkType.CONTRADICTS:
+            later, earlier = in_time(new, decision.near.member)
+            found[earlier.cube.id] = _superseded(earlier, later.cube, decision)
+    return list(found.values())
+
+
+def in_time(one: Member, other: Member) -> tuple[Member, Member]:
+    """Return two memories, the one of the later event first."""
+    return (one, other) if (_happened(one.cube), one.cube.id) > (_happened(other.cube), other.cube.id) else (other, one)
+
+
+def _superseded(earlier: Member, later: MemCube, decision: Decision) -> Evolution:
     """Close a fact that no longer holds; of a long text, say what of it was taken back."""
-    old, since = decision.near.member.cube, _happened(new)
-    reason = f"contradicted by {new.id}: {decision.reason}"
-    ends = since if len(decision.near.member.stems) <= ONE_STATEMENT and is_state(decision.reason or "") else None
+    old, since, clash = earlier.cube, _happened(later), decision.clash
+    assert clash is not None  # it is a contradiction
+    reason = f"contradicted by {later.id}: {clash.told}"
+    closes = clash.kind == STATE and len(earlier.stems) <= ONE_STATEMENT and old.time.valid_to is None
     told = f"Superseded on {since:%Y-%m-%d}."
     after = old.descriptor.model_copy(update={"context": _joined(old.descriptor.context, told)})
     changes = difference(old.descriptor, after)
-    if ends is not None and old.time.valid_to is None:
-        changes["valid_to"] = [None, ends.isoformat()]
-        return Evolution(old.id, old.version, after, changes, reason, ends)
-    return Evolution(old.id, old.version, after, changes, reason)
+    if closes:
+        changes["valid_to"] = [None, since.isoformat()]
+    return Evolution(old.id, old.version, after, changes, reason, later.id, since if closes else None)
 
 
-def _strengthened(new: MemCube, note: Descriptor, decision: Decision) -> Evolution:
+def _strengthened(new: MemCube, decision: Decision) -> Evolution:
     """Bring a neighbour the tags that the new note found."""
     old = decision.near.member.cube
     before = old.descriptor
-    topics = [tag for tag in note.tags if tag not in before.tags][:BROUGHT]
+    topics = [tag for tag in new.descriptor.tags if tag not in before.tags][:BROUGHT]
     after = before.model_copy(update={"tags": (*before.tags, *topics)[:MAX_TAGS]})
-    return Evolution(old.id, old.version, after, difference(before, after), f"{decision.kind.value} link from {new.id}")
+    reason = f"{decision.kind.value} link from {new.id}"
+    return Evolution(old.id, old.version, after, difference(before, after), reason, new.id)
 
 
 def difference(before: Descriptor, after: Descriptor) -> dict[str, Any]:
@@ -80,33 +104,25 @@ def _joined(context: str | None, more: str) -> str:
     return f"{context} {more}"[:MAX_CONTEXT] if context else more[:MAX_CONTEXT]
 
 
-def _newer(new: MemCube, old: MemCube) -> bool:
-    return (_happened(new), new.id) > (_happened(old), old.id)
-
-
 def _happened(cube: MemCube) -> datetime:
     return cube.time.event_time or cube.time.created_at
 
 
-def rewritten(
-    new: MemCube, note: Descriptor, decisions: Sequence[Decision], rewrites: Sequence[Rewrite], author: str
-) -> list[Evolution]:
+def rewritten(new: Member, decisions: Sequence[Decision], rewrites: Sequence[Rewrite], author: str) -> list[Evolution]:
     """Return what a model changes in the neighbours; a contradiction closes a fact as it does without one."""
-    found = {one.cube_id: one for one in evolve(new, note, [d for d in decisions if d.kind is LinkType.CONTRADICTS])}
+    found = {one.cube_id: one for one in superseding(new, decisions)}
     near = {decision.near.member.cube.id: decision.near.member.cube for decision in decisions}
     for rewrite in rewrites[:MOST]:
         old = near.get(rewrite.cube_id)
-        if old is None:
-            continue  # it may only change what it is linked to
-        started = found.get(old.id)
-        before = started.descriptor if started else old.descriptor
-        after = before.model_copy(update=dict(rewrite.attributes))
-        changes = difference(old.descriptor, after)
-        if started is not None and "valid_to" in started.changes:
-            changes["valid_to"] = started.changes["valid_to"]
-        if changes:
-            reason = started.reason if started else f"{rewrite.reason} ({author}, from {new.id})"
-            found[old.id] = Evolution(
-                old.id, old.version, after, changes, reason, started.valid_to if started else None
-            )
-    return list(found.values())
+        if old is not None:  # it may only change what it is linked to
+            made = _rewritten(old, rewrite, found.get(old.id), f"{rewrite.reason} ({author}, from {new.cube.id})")
+            found[old.id] = replace(made, cause=new.cube.id)
+    return [one for one in found.values() if one.changes]
+
+
+def _rewritten(old: MemCube, rewrite: Rewrite, started: Evolution | None, reason: str) -> Evolution:
+    """Return a rewrite of a memory, on top of what a contradiction changes in it."""
+    begun = started or Evolution(old.id, old.version, old.descriptor, {}, reason, "")
+    after = begun.descriptor.model_copy(update=dict(rewrite.attributes))
+    closing = {name: change for name, change in begun.changes.items() if name == "valid_to"}
+    return replace(begun, descriptor=after, changes={**difference(old.descriptor, after), **closing})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from memos.clock import DAY_US, to_us
 from memos.cube import LinkType
-from memos.plaintext.notes.claims import clash
+from memos.plaintext.notes.claims import Clash, clash
 from memos.plaintext.notes.member import Draft, Member, Near
 
 #: Links that a new note makes at most.
@@ -30,12 +30,12 @@ _CAUSE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A link to be made, with the reason where it is a contradiction."""
+    """A link to be made, and what clashes where it is a contradiction."""
 
     near: Near
     kind: LinkType
     score: float
-    reason: str | None = None
+    clash: Clash | None = None
 
 
 def decide(draft: Draft) -> list[Decision]:
@@ -49,9 +49,9 @@ def _decision(new: Member, near: Near) -> Iterator[Decision]:
     """Yield what two memories have to do with each other: one thing at most."""
     old, similarity = near.member, near.similarity
     related = similarity >= LOOSELY or bool(near.names)
-    reason = clash(new.claims, old.claims) if related else None
-    if reason is not None:
-        yield Decision(near, LinkType.CONTRADICTS, max(similarity, RELATED), reason)
+    found = clash(new.claims, old.claims) if related else None
+    if found is not None:
+        yield Decision(near, LinkType.CONTRADICTS, max(similarity, RELATED), found)
     elif similarity >= CLOSE and _refines(new, old):
         yield Decision(near, LinkType.REFINES, similarity)
     elif similarity >= LOOSELY and _same_run(new, old) and _CAUSE.search(new.spoken) and (near.before or near.names):

@@ -56,6 +56,10 @@ class Draft:
 
 def member_of(cube: MemCube, vector: NDArray[np.float32]) -> Member:
     """Return a memory with its words and claims."""
-    author = cube.provenance.author
-    spoken = without_speaker(cube.text or "", author)
-    return Member(cube, vector, spoken, frozenset(terms(spoken)), said(spoken, author))
+    text = spoken(cube)
+    return Member(cube, vector, text, frozenset(terms(text)), said(text, cube.provenance.author))
+
+
+def spoken(cube: MemCube) -> str:
+    """Return the text of a memory without the name of who says it."""
+    return without_speaker(cube.text or "", cube.provenance.author)

@@ -17,6 +17,7 @@ from memos.plaintext.notes.attributes import (
     MAX_TITLE,
     Attributes,
 )
+from memos.plaintext.notes.claims import STATE, Clash
 from memos.plaintext.notes.linking import RELATED, Decision
 from memos.plaintext.notes.member import Draft
 from memos.plaintext.notes.prompt import NEIGHBOURS, LinkForm, NoteForm, NotesForm, RewriteForm, messages
@@ -25,6 +26,7 @@ from memos.plaintext.notes.sensitivity import SECRET, sensitivity
 
 #: Memories in one call.
 TOGETHER = 8
+BOTH_CANNOT_HOLD = Clash(STATE, "the model finds that both cannot hold")
 
 
 class ModelScribe:
@@ -107,8 +109,8 @@ def _decisions(draft: Draft, links: Iterable[LinkForm], refs: dict[str, str]) ->
         one, kind = near.get(link.ref), LinkType(link.type)
         if one is None or (kind is LinkType.CONTRADICTS and one.similarity < RELATED and not one.names):
             continue
-        reason = "the model finds that both cannot hold" if kind is LinkType.CONTRADICTS else None
-        found.setdefault(link.ref, Decision(one, kind, link.strength, reason))
+        clash = BOTH_CANNOT_HOLD if kind is LinkType.CONTRADICTS else None
+        found.setdefault(link.ref, Decision(one, kind, link.strength, clash))
     return list(found.values())
 
 

@@ -12,7 +12,7 @@ from memos.cube import MemCube, Scope
 from memos.plaintext.analysis import terms
 from memos.plaintext.notes.claims import Claim, Said, said
 from memos.plaintext.notes.entities import entities
-from memos.plaintext.notes.member import Draft, Member, Near, member_of
+from memos.plaintext.notes.member import Draft, Member, Near, member_of, spoken
 from memos.plaintext.ranking import best
 from memos.store.cubes import CubeRepository
 from memos.store.view import NONE, NamespaceView
@@ -37,7 +37,7 @@ def drafts_of(view: NamespaceView, connection: Connection, scope: Scope, cube_id
     ids = [cube_id for cube_id in sorted(cube_ids) if cube_id in view.row_of]
     new = repository.get(ids, scope)
     names = [_names(new[cube_id]) for cube_id in ids]
-    claims = [said(new[cube_id].text or "", new[cube_id].provenance.author) for cube_id in ids]
+    claims = [said(spoken(new[cube_id]), new[cube_id].provenance.author) for cube_id in ids]
     around = _around(view, ids, names, claims)
     wanted = {view.cube_ids[row] for rows in around for row in rows} | set(ids)
     cubes = repository.get(sorted(wanted), scope)
@@ -101,5 +101,5 @@ def _near(view: NamespaceView, member: Member, names: Names, others: Sequence[Me
 
 def _names(cube: MemCube) -> Names:
     """Return the names in a text with their stems."""
-    found = {name: frozenset(terms(name)) for name in entities(cube.text or "", cube.provenance.author)}
+    found = {name: frozenset(terms(name)) for name in entities(spoken(cube), cube.provenance.author)}
     return {name: stems for name, stems in found.items() if stems}

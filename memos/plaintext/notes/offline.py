@@ -14,7 +14,6 @@ from memos.plaintext.notes.keywords import keywords
 from memos.plaintext.notes.language import language
 from memos.plaintext.notes.sensitivity import sensitivity
 
-OFFLINE = "offline"
 KEYWORDS = 8
 #: Keywords that also become tags, and that are told in a title and a context.
 TOPICS, TOLD = 3, 4

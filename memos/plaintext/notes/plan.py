@@ -12,9 +12,9 @@ from memos.cube import Descriptor, LinkType, MemCube, State
 from memos.plaintext.notes.attributes import Attributes
 from memos.plaintext.notes.duplicates import same_fact
 from memos.plaintext.notes.echo import echoed
-from memos.plaintext.notes.evolution import Evolution, evolve, rewritten
+from memos.plaintext.notes.evolution import Evolution, evolve, in_time, rewritten
 from memos.plaintext.notes.linking import Decision
-from memos.plaintext.notes.member import Draft, Near
+from memos.plaintext.notes.member import Draft, Member, Near
 from memos.plaintext.notes.scribe import Written
 from memos.store.mixture import note_text
 
@@ -33,8 +33,8 @@ class Link:
 class Step:
     """What becomes of one new memory, and what that changes elsewhere.
 
-    ``same_as`` is the memory that it repeats. ``evolutions`` follow each other: each is of the version that the one
-    before it left.
+    ``same_as`` is the version of the memory that it repeats. ``evolutions`` follow each other: each is of the version
+    that the one before it left.
     """
 
     cube: MemCube
@@ -42,7 +42,7 @@ class Step:
     attributes: Attributes
     scribe: str
     remark: str | None = None
-    same_as: str | None = None
+    same_as: tuple[str, int] | None = None
     links: tuple[Link, ...] = ()
     evolutions: tuple[Evolution, ...] = ()
     seen: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class Step:
     @property
     def note_text(self) -> str:
         """The text of the memory with its note."""
-        return _note_text(self.cube, self.attributes.descriptor)
+        return note_text(self.cube.text or "", self.attributes.descriptor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,7 @@ class Plan:
 
     def evolved_text(self, evolution: Evolution) -> str:
         """Return the text of an earlier memory with the note it comes to have."""
-        note = evolution.descriptor
-        return note_text(self.texts[evolution.cube_id], note.keywords, note.tags, note.context)
+        return note_text(self.texts[evolution.cube_id], evolution.descriptor)
 
 
 def plan_of(drafts: Sequence[Draft], written: Sequence[Written]) -> Plan:
@@ -81,7 +80,7 @@ def plan_of(drafts: Sequence[Draft], written: Sequence[Written]) -> Plan:
     for draft, note in zip(drafts, written, strict=True):
         step = _step(_as_now(draft, present), note)
         for evolution in step.evolutions:
-            texts[evolution.cube_id] = _text(draft, evolution.cube_id)
+            texts[evolution.cube_id] = _cube(draft, evolution.cube_id).text or ""
         _remember(step, draft, present)
         steps.append(step)
     return Plan(tuple(steps), texts)
@@ -95,16 +94,16 @@ def _step(draft: Draft, note: Written) -> Step:
         return Step(cube, State.QUARANTINED, note.attributes, note.scribe, remark, seen=note.seen)
     twin = next((near for near in draft.near if same_fact(draft.member, near.member, near.similarity)), None)
     if twin is not None:
-        kept = twin.member.cube.id
-        remark = f"says the same as {kept}"
+        kept = twin.member.key
+        remark = f"says the same as {kept[0]}"
         return Step(cube, State.ARCHIVED, note.attributes, note.scribe, remark, same_as=kept, seen=note.seen)
     decisions = _current(note.decisions, draft.near)
-    descriptor = note.attributes.descriptor
+    noted = replace(draft.member, cube=_noted(cube, note.attributes.descriptor))
     if note.rewrites is None:
-        evolutions = evolve(cube, descriptor, decisions)
+        evolutions = evolve(noted, decisions)
     else:
-        evolutions = rewritten(cube, descriptor, decisions, note.rewrites, note.scribe)
-    links = tuple(Link((cube.id, cube.version), one.near.member.key, one.kind, one.score) for one in decisions)
+        evolutions = rewritten(noted, decisions, note.rewrites, note.scribe)
+    links = tuple(_link(noted, one) for one in decisions)
     return Step(
         cube,
         State.ACTIVATED,
@@ -115,6 +114,19 @@ def _step(draft: Draft, note: Written) -> Step:
         evolutions=tuple(evolutions),
         seen=note.seen,
     )
+
+
+def _link(new: Member, decision: Decision) -> Link:
+    """Return a link from the new memory, but of a contradiction from what holds to what no longer does."""
+    ends = (new, decision.near.member)
+    source, target = in_time(*ends) if decision.kind is LinkType.CONTRADICTS else ends
+    return Link(source.key, target.key, decision.kind, decision.score)
+
+
+def _noted(cube: MemCube, note: Descriptor) -> MemCube:
+    """Return a memory with its note: written for the first time into its version, later as another one."""
+    again = cube.provenance.scribe is not None and cube.descriptor != note
+    return cube.model_copy(update={"descriptor": note, "version": cube.version + again})
 
 
 def _current(decisions: Sequence[Decision], near: Sequence[Near]) -> list[Decision]:
@@ -134,26 +146,16 @@ def _as_now(draft: Draft, present: dict[str, MemCube]) -> Draft:
 
 
 def _remember(step: Step, draft: Draft, present: dict[str, MemCube]) -> None:
-    done = {"state": step.state, "descriptor": step.attributes.descriptor}
-    present[step.cube.id] = step.cube.model_copy(update=done)
+    noted = _noted(step.cube, step.attributes.descriptor)
+    present[step.cube.id] = noted.model_copy(update={"state": step.state})
     for evolution in step.evolutions:
         before = present.get(evolution.cube_id) or _cube(draft, evolution.cube_id)
-        time = (
-            before.time
-            if evolution.valid_to is None
-            else before.time.model_copy(update={"valid_to": evolution.valid_to})
-        )
+        ends = before.time.valid_to if evolution.valid_to is None else evolution.valid_to
+        time = before.time.model_copy(update={"valid_to": ends})
         after = {"version": evolution.version + 1, "descriptor": evolution.descriptor, "time": time}
         present[evolution.cube_id] = before.model_copy(update=after)
 
 
 def _cube(draft: Draft, cube_id: str) -> MemCube:
-    return next(near.member.cube for near in draft.near if near.member.cube.id == cube_id)
-
-
-def _text(draft: Draft, cube_id: str) -> str:
-    return _cube(draft, cube_id).text or ""
-
-
-def _note_text(cube: MemCube, note: Descriptor) -> str:
-    return note_text(cube.text or "", note.keywords, note.tags, note.context)
+    """Return the draft itself or one of its neighbours."""
+    return next(one.cube for one in (draft.member, *(near.member for near in draft.near)) if one.cube.id == cube_id)

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from memos.config import OFFLINE
 from memos.llm.completion import Spent
 from memos.plaintext.notes.attributes import Attributes
 from memos.plaintext.notes.linking import Decision, decide
 from memos.plaintext.notes.member import Draft
-from memos.plaintext.notes.offline import OFFLINE, construct
+from memos.plaintext.notes.offline import construct
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from memos.config import Settings
 from memos.cube import Scope
 from memos.engine import MemoryOS
 from memos.errors import Conflict, EmbedderMismatch, EmbedderUnavailable
-from memos.store.cubes import FLOAT32
+from memos.store.mixture import FLOAT32
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

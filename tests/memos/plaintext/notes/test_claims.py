@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memos.plaintext.notes.claims import clash, is_state, said
+from memos.plaintext.notes.claims import DENIAL, QUANTITY, STATE, Clash, clash, said
 
 CLASHING = [
     ("I moved from Rome to Oslo.", "I live in Rome."),
@@ -43,16 +43,23 @@ def test_no_contradictions(new: str, old: str) -> None:
 
 def test_claims_are_the_authors_own() -> None:
     assert clash(said("I live in Oslo.", "Ann"), said("I live in Rome.", "Ben")) is None
-    assert clash(said("Ann lives in Oslo.", "Ben"), said("I live in Rome.", "Ann")) == "ann's home: rome -> oslo"
+    assert clash(said("Ann lives in Oslo.", "Ben"), said("I live in Rome.", "Ann")) == Clash(
+        STATE, "ann's home: rome -> oslo"
+    )
 
 
-def test_only_states_have_one_value_at_a_time() -> None:
-    state = clash(said("I live in Oslo now.", None), said("I live in Rome.", None))
-    count = clash(said("My team has grown to 7 engineers.", None), said("My team has 5 engineers.", None))
-    assert state is not None
-    assert count is not None
-    assert is_state(state)
-    assert not is_state(count)
+@pytest.mark.parametrize(
+    ("new", "old", "kind"),
+    [
+        ("I live in Oslo now.", "I live in Rome.", STATE),
+        ("My team has grown to 7 engineers.", "My team has 5 engineers.", QUANTITY),
+        ("I have never ridden a horse on a beach.", "Last summer I was riding a horse on the beach.", DENIAL),
+    ],
+)
+def test_a_clash_tells_its_kind(new: str, old: str, kind: str) -> None:
+    found = clash(said(new, None), said(old, None))
+    assert found is not None
+    assert found.kind == kind
 
 
 @pytest.mark.parametrize("text", ["", "?", "1" * 400, "the of is " * 300, "I " * 2000, "“”’'\n;" * 100])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from memos.cube import MemCube, Scope, State
 from memos.engine import MemoryOS
 from memos.errors import InvalidInput, NotFound
+from memos.store.derived import Derived, Gone
 from memos.store.jobs import Job
 
 Told = Callable[..., list[MemCube]]
@@ -145,10 +146,31 @@ def test_newest_of_several_comes_first(kept: MemoryOS, told: Told) -> None:
     assert best.text == "I live in Paris."
 
 
-def test_an_older_event_told_later_closes_nothing(kept: MemoryOS, told: Told) -> None:
-    told(kept, "I live in Oslo.", event_time="2025-06-01")
-    told(kept, "I live in Rome.", event_time="2020-06-01")
-    assert all(cube.time.valid_to is None for cube in kept.list(Scope()) if "Oslo" in (cube.text or ""))
+def test_an_older_event_told_later_is_what_no_longer_holds(kept: MemoryOS, told: Told, written: Written) -> None:
+    (oslo,) = told(kept, "I live in Oslo.", event_time="2025-06-01")
+    (rome,) = told(kept, "I live in Rome.", event_time="2020-06-01")
+    assert kept.get("default", oslo.id).time.valid_to is None
+    assert rome.time.valid_to == oslo.time.event_time
+    assert [hit.id for hit in kept.recall(Scope(), "Do I live in Rome?").hits] == [oslo.id, rome.id]
+    (link,) = kept.links("default", oslo.id)
+    assert (link.type, link.target_id, link.reversed) == ("contradicts", rome.id, False)
+    kept.forget("default", oslo.id)
+    written(kept)
+    assert kept.get("default", rome.id).time.valid_to is None
+
+
+def test_what_another_memory_closed_stays_closed(kept: MemoryOS, told: Told, written: Written) -> None:
+    rome, oslo, paris = told(kept, "I live in Rome.", "I live in Oslo.", "I live in Paris.")
+    kept.forget("default", oslo.id)
+    written(kept)
+    assert kept.get("default", rome.id).time.valid_to == paris.time.created_at
+    assert kept.recall(Scope(), "I live in Rome.").hits[0].id == paris.id
+
+
+def test_many_contradictions_change_what_they_contradict_only(kept: MemoryOS, told: Told) -> None:
+    towns = ("Rome", "Oslo", "Paris", "Lisbon", "Vienna", "Prague")
+    cubes = told(kept, *(f"I live in {town}." for town in towns), "I live in Athens.")
+    assert [cube.time.valid_to is None for cube in cubes] == [False] * len(towns) + [True]
 
 
 # ------------------------------------------------------------ versions
@@ -321,3 +343,29 @@ def test_what_a_model_was_shown_is_taken_back(kept: MemoryOS, told: Told, writte
     assert kept.get("default", two.id).provenance.scribe in (None, "offline")
     written(kept)
     assert kept.get("default", two.id).descriptor == two.descriptor
+
+
+def test_a_kv_file_of_what_is_merged_goes(kept: MemoryOS, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    invalidated: list[list[str]] = []
+    real = Derived.invalidate
+
+    def remember(self: Derived, ids: Sequence[str], *, changed: bool = False) -> Gone:
+        invalidated.append(list(ids))
+        return real(self, ids, changed=changed)
+
+    monkeypatch.setattr(Derived, "invalidate", remember)
+    _, duplicate = told(kept, "I live in Rome.", "I live in Rome")
+    assert [duplicate.id] in invalidated
+
+
+def test_influences_travel(kept: MemoryOS, told: Told, written: Written, tmp_path: Path) -> None:
+    (old,) = told(kept, "I live in Rome.")
+    (new,) = told(kept, "I moved from Rome to Zanzibar.")
+    kept.export(Scope(), tmp_path / "out.jsonl")
+    kept.forget_all(Scope())
+    kept.import_(Scope(), tmp_path / "out.jsonl")
+    assert kept.get("default", old.id).time.valid_to is not None
+    kept.forget("default", new.id)
+    written(kept)
+    assert kept.get("default", old.id).time.valid_to is None
+    assert "anzibar" not in repr(kept.history("default", old.id)).lower()

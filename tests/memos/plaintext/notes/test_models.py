@@ -20,6 +20,7 @@ from memos.engine import MemoryOS
 from memos.errors import InvalidInput, ModelUnavailable
 from memos.llm.completion import Completion, Spent
 from memos.llm.openai import OpenAICompleter
+from memos.runtime.host import ModelHost
 from memos.store.jobs import Job
 
 Told = Callable[..., list[MemCube]]
@@ -148,8 +149,6 @@ def asking(data_folder: Path, real_embedder: Embedder, endpoint: Endpoint) -> It
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Repeat at once."""
     monkeypatch.setattr("memos.llm.openai.BACKOFF_S", 0.0)
-    defaults = OpenAICompleter.__init__.__kwdefaults__ or {}
-    monkeypatch.setattr(OpenAICompleter.__init__, "__kwdefaults__", {**defaults, "backoff_s": 0.0})
 
 
 # ------------------------------------------------------------ good answers
@@ -392,6 +391,21 @@ def test_other_users_are_not_shown(asking: MemoryOS, endpoint: Endpoint, told: T
 def test_writers_that_there_are_not(data_folder: Path, embedder: Embedder, writer: str) -> None:
     with pytest.raises(InvalidInput, match="MEMOS_NOTES"):
         MemoryOS(Settings(home=data_folder, notes=writer), embedder)
+    MemoryOS(Settings(home=data_folder), embedder).close()  # nothing was left locked
+
+
+def test_local_model_is_asked(
+    data_folder: Path, real_embedder: Embedder, models: ModelHost, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bundled model keeps to no schema: what it says is checked, and the rules write the note."""
+    monkeypatch.setattr("memos.llm.local.LONGEST", 8)
+    with MemoryOS(Settings(home=data_folder, notes="local"), real_embedder, models) as engine:
+        (cube,) = told(engine, "Ann adopted a cat called Milo.")
+        assert cube.provenance.scribe == "offline"
+        assert cube.provenance.remark
+        job = written_again(engine, cube.id)
+        assert (job.result or {})["calls"] == 2
+        assert (job.result or {})["completion_tokens"] > 0
 
 
 class Scripted:
@@ -421,7 +435,7 @@ def test_structured_answers_name_what_is_wrong() -> None:
 
 def test_retry_after_is_kept_within_bounds(endpoint: Endpoint) -> None:
     endpoint.reply = lambda _: Answer({}, status=429, headers={"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"})
-    completer = OpenAICompleter("m", endpoint.url, backoff_s=0.0)
+    completer = OpenAICompleter("m", endpoint.url)
     with pytest.raises(ModelUnavailable, match="429, 3 times"):
         completer.complete([{"role": "user", "content": "?"}], {})
     completer.close()

@@ -71,5 +71,5 @@ $(RUN_STAMP): $(INSTALL_INPUTS)
 
 $(DEV_STAMP): $(RUN_STAMP)
 	@echo "Installing the development tools ..."
-	@$(PIP) -c constraints.txt -e ./sdk -e '.[server,workers,dev]'
+	@$(PIP) -c constraints.txt -e ./sdk -e '.[server,traces,workers,dev]'
 	@touch $@

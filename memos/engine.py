@@ -16,8 +16,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection
 
 from memos.activation.listing import KVFile, RebuildReport
 from memos.activation.tier import ActivationTier
@@ -49,7 +50,11 @@ from memos.store import namespaces
 from memos.store.database import Database
 from memos.store.derived import RETRAIN, Gone
 from memos.store.jobs import NOTES, Job, JobRepository
+from memos.store.location import database_url
 from memos.store.lock import DirectoryLock
+from memos.store.namespaces import Namespace
+from memos.store.once import Once, record
+from memos.store.quota import check_jobs
 from memos.store.relay import IndexRelay
 from memos.store.scoped import locate, locate_job
 from memos.store.statistics import Statistics, statistics
@@ -90,7 +95,7 @@ class MemoryOS:
         self._open = True
         with ExitStack() as on_failure:
             on_failure.callback(self._release)
-            self.database = Database(_url(self.settings.database_url, home))
+            self.database = Database(database_url(self.settings))
             on_failure.pop_all()
         # A folder of this process cannot serve a database that others write to: then only a Chroma server can.
         self.index = VectorIndex(home / "chroma" if embedded else None, self.settings.chroma_url)
@@ -98,6 +103,8 @@ class MemoryOS:
         self.relay = IndexRelay(self.database, self.index, threshold)
         self._embedder = ServingEmbedder(embedder or make_embedder(self.settings))
         self._views = ViewCache(self.settings.cache_bytes)
+        #: Told of every recall, with the time of each of its stages.
+        self.on_recall: list[Callable[[RecallResult], None]] = []
         self._reader = NoteReader(self.database, self._embedder, self.index, self.relay, self._views)
         self.activation = ActivationTier(self.settings, self.database, self.models)
         self.parametric = ParametricTier(self.settings, self.database, self.models)
@@ -219,7 +226,7 @@ class MemoryOS:
             explain=explain,
         )
         self.activation.prefetch(scope, result.hits)
-        return result
+        return result if explain else result.model_copy(update={"timings": {}})
 
     def _recall(
         self,
@@ -244,7 +251,17 @@ class MemoryOS:
             max_tokens=None if max_tokens is None else check_count(max_tokens, 1 << 31, "max_tokens"),
             explain=explain,
         )
-        return self._reader.recall(scope, request, filters)
+        result = self._reader.recall(scope, request, filters)
+        for tell in self.on_recall:
+            tell(result)
+        return result
+
+    def embed(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
+        """Return unit vectors of texts, float32 ``[len(texts), dimension]``, and how many tokens they have."""
+        self._check_open()
+        embedder = self._embedder.present
+        checked = [check_text(text, self.settings.max_text_bytes) for text in texts]
+        return embedder.embed(checked), sum(embedder.count_tokens(text) for text in checked)
 
     def chat(
         self,
@@ -320,9 +337,15 @@ class MemoryOS:
             scope, payload = self.activation.check_promotion(tenant, cube_ids, to, user_id, codec)
         with self.database.write() as connection:
             namespace = namespaces.open_for_write(connection, scope)
-            job_id = JobRepository(connection, namespace.id).add(task, payload)
+            job_id = self._queued(connection, namespace, task, payload)
         self._jobs.submit(scope, job_id)
         return self.job(tenant, job_id)
+
+    def answered(self, request: Once) -> dict[str, Any] | None:
+        """Return what the answer to a write can be made from that was carried out before, ``None`` if it was not."""
+        self._check_open()
+        with self.database.read() as connection:
+            return request.answer(connection)
 
     def demote(self, tenant: str, cube_id: str, *, user_id: str | None = None) -> DeletionReceipt:
         """Delete a cube of a higher tier; the memories it was made from stay."""
@@ -457,6 +480,13 @@ class MemoryOS:
         keeper = NoteKeeper(self.database, self._embedder, self._views, self._scribe, self._discard, self.relay.wake)
         return keeper.run(scope, payload, report)
 
+    def _queued(self, connection: Connection, namespace: Namespace, task: str, payload: dict[str, Any]) -> str:
+        repository = JobRepository(connection, namespace.id)
+        check_jobs(self.settings, repository.unfinished())
+        job_id = repository.add(task, payload)
+        record(connection, namespace.id, job_id=job_id)
+        return job_id
+
     def _check_open(self) -> None:
         if not self._open:
             raise StoreClosed("this store was closed; open it again")
@@ -491,19 +521,3 @@ class MemoryOS:
             self.relay.wake()
         self.database.scrub()
         return receipt.model_copy(update={"pending": pending})
-
-
-def _url(given: str | None, home: Path) -> str:
-    """Return where the SQL truth is: the given PostgreSQL, or the embedded SQLite, which only one process may use."""
-    if given is None:
-        return f"sqlite:///{home / 'memos.db'}"
-    try:
-        driver = make_url(given).drivername
-    except (ArgumentError, ValueError):
-        driver = ""
-    if driver not in {"postgresql", "postgresql+psycopg"}:
-        raise InvalidInput(
-            "database_url must look like postgresql+psycopg://USER:PASSWORD@HOST/NAME; "
-            "leave it unset for the embedded store"
-        )
-    return given

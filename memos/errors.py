@@ -11,9 +11,20 @@
     │   ├── TrainingRefused       422  training-refused    nothing to train on
     │   ├── GateRefused           422  gate-refused        trained, but not fit to be served
     │   └── PromptTooLong         422  prompt-too-long     does not fit the context window
+    ├── RequestRefused            400  bad-request         an HTTP request that cannot be read
+    │   ├── MethodRefused         405  method-not-allowed
+    │   ├── TooLarge              413  too-large           a body over the limit
+    │   └── UnsupportedMedia      415  unsupported-media-type
+    ├── Unauthenticated           401  unauthenticated     no API key, or one that does not hold
+    ├── Forbidden                 403  forbidden           a key without the scope that this needs
     ├── NotFound                  404  not-found
+    ├── LimitReached              429  limit-reached       too many requests, or too many jobs
+    ├── Overloaded                503  overloaded          the service has more to do than it can
+    ├── TimedOut                  504  timed-out           the service did not answer in time
+    ├── NotBuilt                  501  not-implemented     a later version will do it
     ├── Conflict                  409  conflict
     │   ├── VersionConflict       409  version-conflict    expected_version is stale
+    │   │   └── PreconditionFailed  412  precondition-failed  ... and If-Match said so
     │   ├── IllegalTransition     409  illegal-transition  state move not in the table
     │   ├── IdempotencyConflict   409  idempotency-conflict  same key, other request
     │   └── EmbedderMismatch      409  embedder-mismatch   store was embedded by another model
@@ -21,6 +32,7 @@
         ├── StoreInUse            423  store-in-use        another process holds the data directory
         ├── StoreTooNew           409  store-too-new       written by a newer version
         ├── StoreFull             507  store-full          no space left
+        │   └── QuotaReached      507  quota-reached       ... for this user
         ├── StoreUnavailable      503  store-unavailable   database cannot be reached
         ├── StoreClosed           409  store-closed        used after close()
         ├── EmbedderUnavailable   503  embedder-unavailable  model or endpoint cannot be used
@@ -134,6 +146,76 @@ class PromptTooLong(InvalidInput):
     code = "prompt-too-long"
 
 
+class RequestRefused(MemosError):
+    """An HTTP request that cannot be read: no JSON, a header that means nothing."""
+
+    status = 400
+    code = "bad-request"
+
+
+class MethodRefused(RequestRefused):
+    """An HTTP method that this path does not have."""
+
+    status = 405
+    code = "method-not-allowed"
+
+
+class TooLarge(RequestRefused):
+    """A request body over the limit."""
+
+    status = 413
+    code = "too-large"
+
+
+class UnsupportedMedia(RequestRefused):
+    """A request body of another content type than the route takes."""
+
+    status = 415
+    code = "unsupported-media-type"
+
+
+class Unauthenticated(MemosError):
+    """No API key, or one that is unknown, revoked or expired: which of these is not said."""
+
+    status = 401
+    code = "unauthenticated"
+
+
+class Forbidden(MemosError):
+    """The API key does not have the scope that this needs."""
+
+    status = 403
+    code = "forbidden"
+
+
+class LimitReached(MemosError):
+    """More requests in a time, or more unfinished jobs of a user, than are allowed."""
+
+    status = 429
+    code = "limit-reached"
+
+
+class Overloaded(MemosError):
+    """The service has more to do than it can; nothing was begun, so the request can be repeated."""
+
+    status = 503
+    code = "overloaded"
+
+
+class TimedOut(MemosError):
+    """The service did not answer in time; a write may still be carried out."""
+
+    status = 504
+    code = "timed-out"
+
+
+class NotBuilt(MemosError):
+    """A part of the interface that this version does not have yet."""
+
+    status = 501
+    code = "not-implemented"
+
+
 class NotFound(MemosError):
     """No such memory, job or run in this namespace."""
 
@@ -152,6 +234,13 @@ class VersionConflict(Conflict):
     """``expected_version`` is not the current version; ``extra['current_version']`` is."""
 
     code = "version-conflict"
+
+
+class PreconditionFailed(VersionConflict):
+    """``If-Match`` names another version than the current one, which is ``extra['current_version']``."""
+
+    status = 412
+    code = "precondition-failed"
 
 
 class IllegalTransition(Conflict):
@@ -197,6 +286,12 @@ class StoreFull(StoreError):
 
     status = 507
     code = "store-full"
+
+
+class QuotaReached(StoreFull):
+    """The user's quota leaves no room for the write; nothing of it was stored."""
+
+    code = "quota-reached"
 
 
 class StoreUnavailable(StoreError):

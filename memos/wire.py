@@ -14,8 +14,12 @@ from memos.cube import DEFAULT_TENANT, DEFAULT_USER, Scope, check_name
 from memos.embedding.base import Embedder
 from memos.engine import MemoryOS
 from memos.errors import InvalidInput
+from memos.llm.messages import ChatReply
+from memos.store.once import AlreadyDone, Once, once
 
 Payload = dict[str, Any]
+#: Operations that look after their idempotency keys themselves.
+STORES = frozenset({"store", "store_many"})
 
 
 class Wire:
@@ -54,11 +58,41 @@ class Wire:
 
     def call(self, operation: str, payload: Payload) -> Any:
         """Run one operation. Raises :class:`memos.errors.MemosError`."""
-        return self._operations[operation](payload)
+        key = payload.get("idempotency_key")
+        if key is None or operation in STORES:
+            return self._operations[operation](payload)
+        return self._call_once(operation, payload, key)
+
+    def chat(self, payload: Payload, on_text: Callable[[str], None] | None = None) -> ChatReply:
+        """Answer a chat; ``on_text`` is given the answer piece by piece."""
+        return self.engine.chat(self._scope(payload), payload["messages"], on_text=on_text, **payload["options"])
 
     def close(self) -> None:
         """Close the engine."""
         self.engine.close()
+
+    def _call_once(self, operation: str, payload: Payload, key: str) -> Any:
+        """Run a write, or answer as the first time where its key says that it was carried out before."""
+        asked = {name: value for name, value in payload.items() if name not in ("idempotency_key", "path")}
+        request = Once.of(self._tenant, key, [operation, asked], self.engine.settings.idempotency_hours)
+        if (answer := self.engine.answered(request)) is None:
+            try:
+                with once(request):
+                    return self._operations[operation](payload)
+            except AlreadyDone:
+                answer = self.engine.answered(request) or {}
+        return self._repeated(answer, payload.get("user_id"))
+
+    def _repeated(self, answer: Payload, user_id: str | None) -> Any:
+        """Return an answer again, from what was kept of it."""
+        if "receipt" in answer:
+            return answer["receipt"]
+        if "report" in answer:
+            return answer["report"]
+        if "job_id" in answer:
+            return self._job({"id": answer["job_id"]})
+        read = self._adapter if "adapter_id" in answer else self._get
+        return read({"id": answer.get("adapter_id", answer.get("cube_id")), "user_id": user_id})
 
     # ------------------------------------------------------------ operations
 
@@ -145,7 +179,7 @@ class Wire:
         return self.engine.rollback_adapter(self._tenant, payload["id"], user_id=payload["user_id"]).model_dump()
 
     def _chat(self, payload: Payload) -> Any:
-        return self.engine.chat(self._scope(payload), payload["messages"], **payload["options"]).model_dump()
+        return self.chat(payload).model_dump()
 
     def _export(self, payload: Payload) -> Any:
         return self.engine.export(self._scope(payload), Path(payload["path"]))

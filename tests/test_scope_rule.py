@@ -27,8 +27,19 @@ SCHEMA, DATABASE, SCOPED = (
 STORE = "memos/store/"
 BASES = frozenset({"ScopedRepository", "LineageRepository"})
 #: Look-ups by id alone, beside the base class: whose a cube or job is, which ids are not free, which jobs wait, which
-#: files are needed. They return no content.
-LOOKUPS = frozenset({"locate", "taken", "locate_job", "unfinished_jobs", "activation_keys", "adapter_keys"})
+#: files are needed, what a write under a key came to (of one tenant), how much there is. They return no content.
+LOOKUPS = frozenset(
+    {
+        "locate",
+        "taken",
+        "locate_job",
+        "unfinished_jobs",
+        "activation_keys",
+        "adapter_keys",
+        "answer_of",
+        "totals",
+    }
+)
 
 
 def violations(path: str, source: str) -> list[str]:

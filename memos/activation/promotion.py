@@ -17,7 +17,7 @@ from memos.activation.loss import measured_loss
 from memos.clock import now_us
 from memos.config import AUTO_CODEC, Settings
 from memos.cube import Scope
-from memos.errors import Conflict, InvalidInput, NotFound
+from memos.errors import Conflict, InvalidInput, NotFound, QuotaReached
 from memos.ids import new_id
 from memos.runtime.host import ModelHost, Serving
 from memos.schedule.executor import Report
@@ -25,6 +25,7 @@ from memos.store import namespaces
 from memos.store.activations import Activation, ActivationRepository
 from memos.store.cubes import CubeRepository
 from memos.store.database import Database
+from memos.store.quota import check_kv
 from memos.store.records import Audit
 
 #: Tokens of a context window that a bundle leaves to the question and the answer: a quarter.
@@ -129,6 +130,11 @@ class Promotion:
             other = repository.by_key(activation.key)
             if other is not None:
                 return _result(other, made=False)
+            try:
+                check_kv(self._settings, repository.totals()["bytes"], activation.bytes)
+            except QuotaReached:
+                self._files.remove(activation.key)
+                raise
             if repository.live(activation.sources, scope, now_us()) == set(activation.sources):
                 repository.insert(activation, namespace.revision)
                 Audit(connection, namespace.id).add("promote", activation.cube_id, tokens=activation.tokens)

@@ -13,6 +13,7 @@ from memos.store import namespaces
 from memos.store.adapters import AdapterRecord, AdapterRepository, AdapterState
 from memos.store.cubes import CubeRepository
 from memos.store.database import Database
+from memos.store.once import record
 from memos.store.records import Audit
 
 
@@ -88,6 +89,7 @@ class AdapterIndex:
             earlier = _earlier(repository, cube_id)
             repository.reinstate(earlier, namespace.revision, now_us())
             Audit(connection, namespace.id).add("rollback", earlier.cube_id)
+            record(connection, namespace.id, adapter_id=earlier.cube_id)
             return _one(repository, earlier.cube_id)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from memos.parametric.container import Card
 from memos.parametric.files import AdapterFiles
 from memos.parametric.peft_folder import read_folder, write_folder
 from memos.runtime.host import ModelHost
-from memos.store import namespaces
+from memos.store import namespaces, once
 from memos.store.adapters import AdapterRecord, AdapterRepository, AdapterState, Payload
 from memos.store.database import Database
 from memos.store.lineage import Source
+from memos.store.quota import check_adapters
 from memos.store.records import Audit
 
 IMPORTED = {
@@ -66,9 +68,12 @@ class Registry:
         card = Card(key=key, **{name: getattr(record, name) for name in fields})
         with self._publishing:
             file = self._files.publish(scope.tenant, card, trained)
-            standing = self._register(scope, replace(record, key=key, bytes=file.bytes))
-            if standing is None and file.made:
-                self._files.remove(key)
+            with ExitStack() as on_failure:
+                if file.made:
+                    on_failure.callback(self._files.remove, key)
+                standing = self._register(scope, replace(record, key=key, bytes=file.bytes))
+                if standing is not None:
+                    on_failure.pop_all()
         return _registered(standing)
 
     def reject(self, scope: Scope, record: AdapterRecord) -> AdapterRecord:
@@ -159,10 +164,13 @@ class Registry:
             if repository.live(record.sources, scope, now_us()) != set(record.sources):
                 return None
             if standing is None:
+                check_adapters(self._settings, repository.totals()["bytes"], record.bytes)
+                once.record(connection, namespace.id, adapter_id=record.cube_id)
                 Audit(connection, namespace.id).add(record.state.value, record.cube_id, bytes=record.bytes)
                 return repository.insert(record, namespace.revision)
             if standing.state is not AdapterState.PUBLISHED:
                 repository.reinstate(standing, namespace.revision, now_us())
+            once.record(connection, namespace.id, adapter_id=standing.cube_id)
             return repository.get(standing.cube_id)
 
 

@@ -90,7 +90,7 @@ class NoteReader:
             clock.lap("rank")
             result = _answer(opened, followed, request, embedder)
             clock.lap("content")
-        return result.model_copy(update={"timings": clock.laps}) if request.explain else result
+        return result.model_copy(update={"timings": clock.laps})
 
     def get(self, tenant: str, cube_id: str, user_id: str | None) -> MemCube:
         """Return one memory; raise :class:`NotFound`."""

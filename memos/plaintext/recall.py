@@ -57,7 +57,7 @@ class Hit(Frozen):
 
 
 class RecallResult(Frozen):
-    """Hits best first, a text block for a prompt, and under ``explain`` the milliseconds each stage took."""
+    """Hits best first, a text block for a prompt, and the milliseconds each stage took (shown under ``explain``)."""
 
     hits: tuple[Hit, ...]
     context: str

@@ -21,13 +21,14 @@ from memos.errors import InvalidInput, NotFound, VersionConflict
 from memos.ids import new_id
 from memos.plaintext.analysis import terms
 from memos.plaintext.intake import check_metadata, check_text, speaker_of
-from memos.store import namespaces
+from memos.store import namespaces, once
 from memos.store.cubes import CubeRepository, Note, cube_from_note
 from memos.store.database import Database
 from memos.store.derived import Derived, Gone
 from memos.store.jobs import NOTES, JobRepository
 from memos.store.namespaces import Namespace
 from memos.store.notes import NoteRepository
+from memos.store.quota import check_characters, check_memories
 from memos.store.records import OUTBOX_KEEP, Audit, Idempotency, Outbox, request_digest
 from memos.store.scoped import locate
 
@@ -97,10 +98,14 @@ class NoteWriter:
                 if made is not None:
                     return _reread(connection, namespace, scope, made)
                 keys.remember(key, digest, ids, now_us() + self._settings.idempotency_hours * _HOUR_US)
-            CubeRepository(connection, namespace.id).insert(notes, namespace.revision, row.id)
+            repository = CubeRepository(connection, namespace.id)
+            self._check_quota(repository, namespace, notes, more=len(notes))
+            repository.insert(notes, namespace.revision, row.id)
             namespaces.count_memories(connection, namespace.id, len(notes))
             Audit(connection, namespace.id).add("store", ids[0] if len(ids) == 1 else None, count=len(ids))
             job = self._note_job(connection, namespace, wanted=any(note.memory.infer for note in notes))
+            if not key:
+                once.record(connection, namespace.id)
         self._begin(scope, job)
         return [cube_from_note(note, scope) for note in notes]
 
@@ -128,11 +133,13 @@ class NoteWriter:
             present = _one(repository, cube_id, scope)
             # Text or metadata not given were taken from `before`: another writer must not have changed them since.
             _check_version(present, before.version)
+            self._check_quota(repository, namespace, [note], more=0)
             note = replace(note, valid_from=note.created_at)  # an update holds from now on, whenever it first happened
             repository.add_version(present, note, namespace.revision, row.id, "update")
             gone = Derived(connection, namespace.id).invalidate([cube_id], changed=True)
             Audit(connection, namespace.id).add("update", cube_id, version=present.version + 1, **gone.counts)
             updated = _one(repository, cube_id, scope)
+            once.record(connection, namespace.id, cube_id=cube_id)
             job = self._note_job(connection, namespace, wanted=present.provenance.infer)
         self._discard(scope, gone)
         self._begin(scope, job)
@@ -152,6 +159,7 @@ class NoteWriter:
             changed = (after.digest, after.time.event_time) != (present.digest, present.time.event_time)
             gone = Derived(connection, namespace.id).invalidate([cube_id], changed=True) if changed else Gone()
             Audit(connection, namespace.id).add("rollback", cube_id, version=after.version, to=version)
+            once.record(connection, namespace.id, cube_id=cube_id)
         self._discard(scope, gone)
         return after
 
@@ -164,6 +172,7 @@ class NoteWriter:
             namespace = namespaces.open_for_write(connection, scope)
             ids = NoteRepository(connection, namespace.id).fallen_back() if cube_ids is None else list(cube_ids)
             job = JobRepository(connection, namespace.id).add(NOTES, {"ids": ids})
+            once.record(connection, namespace.id, job_id=job)
         self._submit(scope, job)
         return job
 
@@ -198,8 +207,10 @@ class NoteWriter:
             namespaces.count_memories(connection, namespace.id, -removed["cubes"])
             _trim(connection, namespace)
             Audit(connection, namespace.id).add("forget", cube_id)
+            receipt = _receipt(scope, ids, removed, gone)
+            once.record(connection, namespace.id, receipt=receipt.model_dump(mode="json"))
         self._begin(scope, job)
-        return self._receipt(scope, ids, removed, gone)
+        return receipt.model_copy(update={"pending": self._discard(scope, gone)})
 
     def forget_all(self, scope: Scope) -> DeletionReceipt:
         """Delete every memory of the namespace, of one agent or run if the scope names one."""
@@ -220,10 +231,18 @@ class NoteWriter:
             namespaces.count_memories(connection, namespace.id, -removed["cubes"])
             _trim(connection, namespace)
             Audit(connection, namespace.id).add("forget_all", count=removed["cubes"])
+            receipt = _receipt(scope, ids, removed, gone)
+            once.record(connection, namespace.id, receipt=receipt.model_dump(mode="json"))
         self._begin(scope, job)
-        return self._receipt(scope, ids, removed, gone)
+        return receipt.model_copy(update={"pending": self._discard(scope, gone)})
 
     # ------------------------------------------------------------ inside
+
+    def _check_quota(self, repository: CubeRepository, namespace: Namespace, notes: Sequence[Note], more: int) -> None:
+        check_memories(self._settings, namespace.memories, more)
+        if self._settings.quota_characters:
+            added = sum(len(note.memory.text) for note in notes)
+            check_characters(self._settings, repository.counts()["text_characters"], added)
 
     def _unlearn(self, connection: Connection, namespace: Namespace, ids: Sequence[str]) -> tuple[Gone, str | None]:
         """Take back what other notes say of memories that go, and what was made of those notes; queue new ones."""
@@ -241,16 +260,6 @@ class NoteWriter:
     def _begin(self, scope: Scope, job: str | None) -> None:
         if job is not None:
             self._submit(Scope(tenant=scope.tenant, user_id=scope.user_id), job)
-
-    def _receipt(self, scope: Scope, ids: Sequence[str], removed: dict[str, int], gone: Gone) -> DeletionReceipt:
-        return DeletionReceipt(
-            id=new_id(),
-            user_id=scope.user_id,
-            cube_ids=tuple(ids),
-            removed={**removed, **gone.counts},
-            pending=self._discard(scope, gone),
-            deleted_at=from_us(now_us()),
-        )
 
     def _revised(self, before: MemCube, text: str | None, metadata: dict[str, Any] | None) -> NewMemory:
         if text is None and metadata is None:
@@ -308,6 +317,16 @@ def _note(memory: NewMemory, vector: Any) -> Note:
         vector=vector,
         created_at=created,
         valid_from=to_us(memory.event_time) if memory.event_time else created,
+    )
+
+
+def _receipt(scope: Scope, ids: Sequence[str], removed: dict[str, int], gone: Gone) -> DeletionReceipt:
+    return DeletionReceipt(
+        id=new_id(),
+        user_id=scope.user_id,
+        cube_ids=tuple(ids),
+        removed={**removed, **gone.counts},
+        deleted_at=from_us(now_us()),
     )
 
 

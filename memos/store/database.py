@@ -113,6 +113,11 @@ class Database:
                 if granted:
                     connection.execute(text("SELECT pg_advisory_unlock(hashtext(:name))"), {"name": name})
 
+    def ping(self) -> None:
+        """Raise :class:`StoreUnavailable` unless the database answers."""
+        with translated(), self.engine.connect() as connection:
+            connection.scalar(text("SELECT 1"))
+
     def scrub(self) -> None:
         """Empty the write-ahead log so that forgotten text is on no page of any file (SQLite; elsewhere a no-op)."""
         if self.is_sqlite:

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Row, and_, or_
+from sqlalchemy import Row, and_, func, or_
 
 from memos.clock import from_us, now_us
 from memos.cube import Frozen
@@ -149,6 +149,12 @@ class JobRepository(ScopedRepository):
             updated_at=now_us(),
             **progress,
         )
+
+    def unfinished(self) -> int:
+        """Return how many jobs a user asked for wait or run; notes are the engine's own affair."""
+        waits = jobs.c.state.in_((JobState.QUEUED.value, JobState.RUNNING.value))
+        statement = self._select(jobs, func.count()).where(waits, jobs.c.task != NOTES)
+        return int(self.connection.scalar(statement) or 0)
 
     def clear(self) -> int:
         """Remove every job; return how many."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,16 @@ class Idempotency(ScopedRepository):
         """Record ``key`` in the transaction that made the cubes, dropping expired keys of the namespace."""
         self.connection.execute(self._delete(idempotency).where(idempotency.c.expires_at <= now_us()))
         row = {"key": key, "digest": digest, "cube_ids": list(cube_ids), "expires_at": expires_at}
+        self._insert(idempotency, [row])
+
+    def answered(self, key: str, digest: str) -> bool:
+        """Return whether a request was carried out; raise as :meth:`replay`."""
+        return self.replay(key, digest) is not None
+
+    def remember_answer(self, key: str, digest: str, answer: Mapping[str, Any], expires_at: int) -> None:
+        """Record a request that is no store, with what its answer can be made from."""
+        self.connection.execute(self._delete(idempotency).where(idempotency.c.expires_at <= now_us()))
+        row = {"key": key, "digest": digest, "cube_ids": [], "answer": dict(answer), "expires_at": expires_at}
         self._insert(idempotency, [row])
 
     def clear(self) -> None:

@@ -287,6 +287,7 @@ audit = Table(
     Index("ix_audit_namespace_id_id", "namespace_id", "id"),
 )
 
+#: ``cube_ids`` are the memories that a store made; what another write is answered with can be made from ``answer``.
 idempotency = Table(
     "idempotency",
     metadata,
@@ -300,7 +301,24 @@ idempotency = Table(
     ),
     Column("digest", String(64), nullable=False),
     Column("cube_ids", Json, nullable=False),
+    Column("answer", Json),
     Column("expires_at", BigInteger, nullable=False),
+    Index("ix_idempotency_key", "key"),
+)
+
+#: Who may use the service, as whom: rows of a tenant, not of a namespace. ``digest`` is the SHA-256 of the secret.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("tenant", NAME, nullable=False),
+    Column("name", NAME),
+    Column("digest", String(64), nullable=False),
+    Column("scopes", Json, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("revoked_at", BigInteger),
+    Index("ix_api_keys_tenant", "tenant"),
 )
 
 #: Tables whose rows belong to one namespace: off limits outside scoped repositories (tests/test_scope_rule.py).

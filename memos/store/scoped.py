@@ -17,15 +17,17 @@ from sqlalchemy import (
     Table,
     Update,
     delete,
+    func,
     insert,
     select,
     update,
 )
 
+from memos.clock import now_us
 from memos.cube import Scope, check_name
 from memos.errors import NotFound
 from memos.ids import is_id
-from memos.store.schema import activations, adapters, cubes, jobs, namespaces
+from memos.store.schema import activations, adapters, cubes, idempotency, jobs, namespaces
 
 IN_CHUNK = 500  # bound variables per IN list
 
@@ -93,6 +95,36 @@ def locate_job(connection: Connection, tenant: str, job_id: str) -> Scope:
     if owner is None:
         raise NotFound(f"no job {job_id!r} here")
     return Scope(tenant=tenant, user_id=owner)
+
+
+def answer_of(connection: Connection, tenant: str, key: str, digest: str) -> dict[str, Any] | None:
+    """Return what a request was answered with under a key, in whichever namespace of a tenant, ``None`` if in none."""
+    statement = (
+        select(idempotency.c.answer)
+        .join_from(idempotency, namespaces, idempotency.c.namespace_id == namespaces.c.id)
+        .where(
+            idempotency.c.key == key,
+            idempotency.c.digest == digest,
+            idempotency.c.expires_at > now_us(),
+            namespaces.c.tenant == tenant,
+        )
+    )
+    return connection.scalar(statement)
+
+
+def totals(connection: Connection) -> tuple[dict[str, int], dict[str, int]]:
+    """Return what the whole store holds, and its jobs by state: numbers alone, for whoever runs it."""
+    held = {
+        "namespaces": select(func.count()).select_from(namespaces),
+        "memories": select(func.coalesce(func.sum(namespaces.c.memories), 0)),
+        "kv_files": select(func.count()).select_from(activations),
+        "kv_bytes": select(func.coalesce(func.sum(activations.c.bytes), 0)),
+        "adapters": select(func.count()).select_from(adapters),
+        "adapter_bytes": select(func.coalesce(func.sum(adapters.c.bytes), 0)),
+    }
+    states = connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state))
+    counted = {what: int(connection.scalar(statement) or 0) for what, statement in held.items()}
+    return counted, {row[0]: int(row[1]) for row in states}
 
 
 def unfinished_jobs(connection: Connection, tasks: Collection[str] | None = None) -> list[tuple[Scope, str]]:

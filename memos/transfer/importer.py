@@ -14,6 +14,7 @@ from memos.errors import ImportRefused, MemosError
 from memos.plaintext.intake import check_memory, check_metadata, check_text
 from memos.plaintext.writer import NoteWriter
 from memos.store.database import Database
+from memos.store.once import expect
 from memos.transfer.files import Source, read_source
 from memos.transfer.formats import own
 from memos.transfer.formats.detect import detect
@@ -37,7 +38,7 @@ class Importer:
         *,
         settings: Settings,
     ) -> None:
-        self._restorer = Restorer(database, embedder)
+        self._restorer = Restorer(database, embedder, settings)
         self._writer = writer
         self._settings = settings
 
@@ -53,9 +54,11 @@ class Importer:
             return self._restore(scope, source, strict=strict, progress=progress)
         checked = self._memories(kind.read(source), scope, f"import:{kind.name}")
         memories, rejected = _parted(checked, strict=strict)
+        report = ImportReport(format=kind.name, imported=len(memories), rejected=tuple(rejected))
         if memories:
+            expect({"report": report.model_dump(mode="json")})
             self._writer.store(scope, memories, progress=progress)
-        return ImportReport(format=kind.name, imported=len(memories), rejected=tuple(rejected))
+        return report
 
     def _restore(self, scope: Scope, source: Source, *, strict: bool, progress: Progress) -> ImportReport:
         records, rejected = _parted(self._records(source), strict=strict)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
+from memos.config import Settings
 from memos.cube import Scope
 from memos.embedding.base import Embedder
 from memos.embedding.reindex import Progress
@@ -22,6 +23,7 @@ from memos.store.archive import Archive, Rows, TableRow
 from memos.store.cubes import vector_row
 from memos.store.database import Database
 from memos.store.namespaces import Namespace
+from memos.store.quota import check_memories
 from memos.store.records import Audit
 from memos.store.scoped import taken
 from memos.transfer.record import MemoryRecord
@@ -36,8 +38,9 @@ Vectors = Mapping[str, NDArray[np.float32]]
 class Restorer:
     """Writes the memories of an export that a namespace does not have yet, all in one transaction."""
 
-    def __init__(self, database: Database, embedder: ServingEmbedder) -> None:
+    def __init__(self, database: Database, embedder: ServingEmbedder, settings: Settings) -> None:
         self._database = database
+        self._settings = settings
         self._embedder = embedder
 
     def restore(self, scope: Scope, records: Sequence[MemoryRecord], progress: Progress) -> int:
@@ -77,6 +80,7 @@ class Restorer:
             embedder_id = register(connection, embedder).id
             namespace = namespaces.open_for_write(connection, scope)
             plan = _Plan(connection, namespace, scope, records)
+            check_memories(self._settings, namespace.memories, len(plan.absent))
             rows = plan.rows(vectors, embedder_id)
             Archive(connection, namespace.id).restore(rows)
             namespaces.count_memories(connection, namespace.id, len(rows.cubes))

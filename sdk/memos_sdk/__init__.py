@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from memos_sdk import errors
 from memos_sdk._client import AsyncMemory, Memory
+from memos_sdk._stream import AsyncChatStream, ChatStream
 from memos_sdk.errors import MemosError
 from memos_sdk.types import (
     AdapterInfo,
@@ -24,8 +25,10 @@ from memos_sdk.types import (
 __version__ = "0.1.0"
 __all__ = [
     "AdapterInfo",
+    "AsyncChatStream",
     "AsyncMemory",
     "ChatReply",
+    "ChatStream",
     "CubeVersion",
     "DeletionReceipt",
     "Hit",

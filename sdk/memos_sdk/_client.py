@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import builtins
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from memos_sdk import _operations as operations
-from memos_sdk._embedded import EmbeddedTransport
+from memos_sdk._embedded import AsyncEmbeddedTransport, EmbeddedTransport
+from memos_sdk._http import AsyncHttpTransport, HttpTransport
 from memos_sdk._operations import Operation, Time
-from memos_sdk._transport import Transport
+from memos_sdk._stream import AsyncChatStream, ChatStream
+from memos_sdk._transport import AsyncTransport, Transport
 from memos_sdk.errors import InvalidInput, StoreClosed
 from memos_sdk.types import (
     AdapterInfo,
@@ -33,18 +35,22 @@ T = TypeVar("T")
 POLL_S, POLL_MAX_S = 0.01, 0.25
 
 
-def _open(url: str | None, path: str | Path | None, embedder: Any) -> Transport:
-    if url is not None:
-        raise InvalidInput(f"{url!r}: this version opens embedded stores only; use Memory(path=...)")
-    return EmbeddedTransport(path, embedder)
+def _check_place(url: str | None, api_key: str | None, path: str | Path | None, embedder: Any) -> None:
+    """Refuse arguments of both kinds of memory at once."""
+    if url is not None and (path is not None or embedder is not None):
+        raise InvalidInput("give the url of a server, or path and embedder of an embedded store, not both")
+    if url is None and api_key is not None:
+        raise InvalidInput("an api_key belongs to the url of a server; an embedded store needs none")
 
 
 class Memory:
     """The memory of an agent.
 
-    ``Memory(path="./data")`` opens an embedded store; ``Memory()`` the one in ``MEMOS_HOME`` or the platform's data
-    directory. ``embedder`` names a model or is an object with ``identity``, ``dimension``, ``embed`` and
-    ``count_tokens``. An omitted ``user_id`` means the namespace ``default``, except where an id names the memory.
+    ``Memory("http://host:8000", api_key="memos_...")`` asks a server, ``Memory(path="./data")`` opens an embedded
+    store; ``Memory()`` the one in ``MEMOS_HOME`` or the platform's data directory. ``timeout`` is the longest wait for
+    a server's answer, in seconds; what may be repeated is sent up to four times. ``embedder`` names a model or is an
+    object with ``identity``, ``dimension``, ``embed`` and ``count_tokens``. An omitted ``user_id`` means the namespace
+    ``default``, except where an id names the memory.
     Every method raises :class:`memos_sdk.errors.MemosError` or a subclass.
     """
 
@@ -55,9 +61,12 @@ class Memory:
         api_key: str | None = None,
         path: str | Path | None = None,
         embedder: Any = None,
+        timeout: float = 60.0,
     ) -> None:
-        self._api_key = api_key
-        self._transport = _open(url, path, embedder)
+        _check_place(url, api_key, path, embedder)
+        self._transport: Transport = (
+            EmbeddedTransport(path, embedder) if url is None else HttpTransport(url, api_key, timeout)
+        )
 
     def store(
         self,
@@ -320,6 +329,38 @@ class Memory:
         }
         return self._call(operations.chat(messages, user_id, agent_id, run_id, options))
 
+    def chat_stream(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        top_k: int = 10,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        reuse: bool = True,
+        adapters: Sequence[str] | None = None,
+        text: bool = True,
+    ) -> ChatStream:
+        """As :meth:`chat`, piece by piece: iterate for the text as it comes; ``reply`` has the whole at the end."""
+        options = {
+            "top_k": top_k,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "seed": seed,
+            "stop": stop,
+            "reuse": reuse,
+            "adapters": adapters,
+            "text": text,
+        }
+        payload = operations.chat(messages, user_id, agent_id, run_id, options).payload
+        return ChatStream(self._transport.stream(payload))
+
     def export(
         self,
         path: str | Path,
@@ -391,10 +432,13 @@ class AsyncMemory:
         api_key: str | None = None,
         path: str | Path | None = None,
         embedder: Any = None,
+        timeout: float = 60.0,
     ) -> None:
-        self._arguments = (url, path, embedder)
-        self._api_key = api_key
-        self._transport: Transport | None = None
+        _check_place(url, api_key, path, embedder)
+        self._embedded = (path, embedder)
+        self._transport: AsyncTransport | None = None
+        if url is not None:
+            self._transport = AsyncHttpTransport(url, api_key, timeout)
         self._opening = asyncio.Lock()
         self._closed = False
 
@@ -661,6 +705,38 @@ class AsyncMemory:
         }
         return await self._call(operations.chat(messages, user_id, agent_id, run_id, options))
 
+    def chat_stream(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        top_k: int = 10,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        reuse: bool = True,
+        adapters: Sequence[str] | None = None,
+        text: bool = True,
+    ) -> AsyncChatStream:
+        """As :meth:`chat`, piece by piece: iterate for the text as it comes; ``reply`` has the whole at the end."""
+        options = {
+            "top_k": top_k,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "seed": seed,
+            "stop": stop,
+            "reuse": reuse,
+            "adapters": adapters,
+            "text": text,
+        }
+        payload = operations.chat(messages, user_id, agent_id, run_id, options).payload
+        return AsyncChatStream(self._parts(payload))
+
     async def export(
         self,
         path: str | Path,
@@ -698,7 +774,7 @@ class AsyncMemory:
         async with self._opening:
             self._closed = True
         if self._transport is not None:
-            await asyncio.to_thread(self._transport.close)
+            await self._transport.close()
 
     async def __aenter__(self) -> AsyncMemory:
         return self
@@ -713,8 +789,7 @@ class AsyncMemory:
 
     async def _call(self, operation: Operation[T]) -> T:
         transport = await self._opened()
-        answer = await asyncio.to_thread(transport.call, operation.name, operation.payload)
-        return operation.read(answer)
+        return operation.read(await transport.call(operation.name, operation.payload))
 
     async def _waited(self, look: Operation[Job], timeout: float | None) -> Job:
         start, pause = time.monotonic(), POLL_S
@@ -723,10 +798,15 @@ class AsyncMemory:
             pause = min(2 * pause, POLL_MAX_S)
         return job
 
-    async def _opened(self) -> Transport:
+    async def _parts(self, payload: dict[str, Any]) -> AsyncIterator[Any]:
+        transport = await self._opened()
+        async for part in transport.stream(payload):
+            yield part
+
+    async def _opened(self) -> AsyncTransport:
         async with self._opening:
             if self._transport is None and self._closed:
                 raise StoreClosed("this store was closed; open it again")
             if self._transport is None:
-                self._transport = await asyncio.to_thread(_open, *self._arguments)
+                self._transport = await asyncio.to_thread(AsyncEmbeddedTransport, *self._embedded)
             return self._transport

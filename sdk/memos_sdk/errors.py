@@ -3,10 +3,13 @@
 MemosError
 ├── InvalidInput ── InvalidText, InvalidFilter, ImportRefused, ModelUnsupported, BundleRefused, AdapterRefused,
 │                    TrainingRefused, GateRefused, PromptTooLong
-├── NotFound
-├── Conflict ── VersionConflict, IllegalTransition, IdempotencyConflict, EmbedderMismatch
-├── StoreError ── StoreInUse, StoreTooNew, StoreFull, StoreUnavailable, StoreClosed, EmbedderUnavailable,
-│                 ModelUnavailable
+├── RequestRefused ── MethodRefused, TooLarge, UnsupportedMedia
+├── Unauthenticated, Forbidden, NotFound, LimitReached, Overloaded, TimedOut, NotBuilt
+├── Conflict ── VersionConflict ── PreconditionFailed
+│            ── IllegalTransition, IdempotencyConflict, EmbedderMismatch
+├── StoreError ── StoreInUse, StoreTooNew, StoreFull ── QuotaReached
+│              ── StoreUnavailable, StoreClosed, EmbedderUnavailable, ModelUnavailable
+├── Unreachable    no answer of the server came
 └── NotInstalled   the embedded engine (agent-memos) is missing
 """
 
@@ -98,6 +101,66 @@ class PromptTooLong(InvalidInput):
     code = "prompt-too-long"
 
 
+class RequestRefused(MemosError):
+    """An HTTP request that the server could not read."""
+
+    code = "bad-request"
+
+
+class MethodRefused(RequestRefused):
+    """An HTTP method that a path does not have."""
+
+    code = "method-not-allowed"
+
+
+class TooLarge(RequestRefused):
+    """A request body over the server's limit."""
+
+    code = "too-large"
+
+
+class UnsupportedMedia(RequestRefused):
+    """A request body of another content type than the route takes."""
+
+    code = "unsupported-media-type"
+
+
+class Unauthenticated(MemosError):
+    """No API key, or one that does not hold (any more)."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(MemosError):
+    """The API key does not have the scope that this needs."""
+
+    code = "forbidden"
+
+
+class LimitReached(MemosError):
+    """Too many requests in a time, or too many unfinished jobs."""
+
+    code = "limit-reached"
+
+
+class Overloaded(MemosError):
+    """The server has more to do than it can; nothing was begun."""
+
+    code = "overloaded"
+
+
+class TimedOut(MemosError):
+    """The server did not answer in time; a write may still be carried out."""
+
+    code = "timed-out"
+
+
+class NotBuilt(MemosError):
+    """A part of the interface that the server's version does not have yet."""
+
+    code = "not-implemented"
+
+
 class NotFound(MemosError):
     """No such memory here."""
 
@@ -120,6 +183,12 @@ class VersionConflict(Conflict):
         """The version the memory is at."""
         version = self.problem.get("current_version")
         return None if version is None else int(version)
+
+
+class PreconditionFailed(VersionConflict):
+    """``If-Match`` named another version than the current one."""
+
+    code = "precondition-failed"
 
 
 class IllegalTransition(Conflict):
@@ -164,6 +233,12 @@ class StoreFull(StoreError):
     code = "store-full"
 
 
+class QuotaReached(StoreFull):
+    """The user's quota leaves no room for the write; nothing of it was stored."""
+
+    code = "quota-reached"
+
+
 class StoreUnavailable(StoreError):
     """The database or index cannot be reached."""
 
@@ -186,6 +261,12 @@ class ModelUnavailable(StoreError):
     """The language model cannot be found or loaded."""
 
     code = "model-unavailable"
+
+
+class Unreachable(MemosError):
+    """No answer of the server came: it is down, too slow, or the connection broke."""
+
+    code = "unreachable"
 
 
 class NotInstalled(MemosError):

@@ -1,0 +1,72 @@
+"""Who calls, as a request says it: a token that is checked where the work is done, and whether it is from here."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Header, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from memos.errors import RequestRefused
+
+_bearer = HTTPBearer(auto_error=False, description="An API key: `memos_...`, made by `memos keys create`.")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The credentials of a request, not yet checked."""
+
+    token: str | None
+    local: bool
+
+
+def is_loopback(host: str | None) -> bool:
+    """Return whether an address is this machine's own; names other than ``localhost`` are not."""
+    name = (host or "").strip("[]").split("%", 1)[0]
+    try:
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def is_local(request: Request) -> bool:
+    """Return whether a request comes from this machine, to an address of this machine.
+
+    The ``Host`` header counts too: a page in a browser here could reach the service under a name of its own (DNS
+    rebinding).
+    """
+    server = request.scope.get("server") or (None, None)
+    client = request.client.host if request.client else None
+    return all(map(is_loopback, (server[0], client, request.url.hostname)))
+
+
+def caller(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]) -> Caller:
+    """Return who calls."""
+    return Caller(credentials.credentials if credentials else None, is_local(request))
+
+
+CallerOf = Annotated[Caller, Depends(caller)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=256,
+        description="The same key within 24 h carries a write out once and answers as the first time.",
+    ),
+]
+IfMatch = Annotated[
+    str | None, Header(alias="If-Match", description='The version that is to be changed, as its ETag says: `"3"`.')
+]
+
+
+def version_of(if_match: str | None) -> int | None:
+    """Return the version that ``If-Match`` names; ``*`` is any. Raises :class:`RequestRefused`."""
+    if if_match is None or if_match.strip() == "*":
+        return None
+    inner = if_match.strip().removeprefix('"').removesuffix('"')
+    if not (inner.isascii() and inner.isdigit() and len(inner) < 10 and int(inner) > 0):
+        raise RequestRefused(f'If-Match must be the ETag of a memory, such as "3", not {if_match!r}')
+    return int(inner)

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible interface: chats with memory, answered by the local model or an upstream server."""

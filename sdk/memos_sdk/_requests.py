@@ -1,0 +1,315 @@
+"""Operations as HTTP requests: method, path, query and body of each, and how its answer is read. No input or output."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+from memos_sdk.errors import InvalidInput, NotFound
+
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_WHOSE = ("user_id", "agent_id", "run_id")
+Payload = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request. ``file`` is read into its body, or ``target`` written from the answer's.
+
+    What ``then`` asks is the answer, where the request itself brings none.
+    """
+
+    method: str
+    path: str
+    query: dict[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    file: str | None = None
+    target: str | None = None
+    slow: bool = False
+    then: Request | None = None
+    read: Callable[[Any], Any] = lambda answer: answer
+
+
+def request_of(operation: str, payload: Payload) -> Request:
+    """Return the request behind an operation.
+
+    Raises :class:`InvalidInput` for values that JSON has no form for, and :class:`NotFound` for what is no id.
+    """
+    return _OPERATIONS[operation](payload)
+
+
+# ------------------------------------------------------------ memories
+
+
+def _store(payload: Payload) -> Request:
+    item, whose = payload["item"], {name: payload[name] for name in _WHOSE}
+    return _write("POST", "/v1/memories", {**item, **whose}, payload["idempotency_key"])
+
+
+def _store_many(payload: Payload) -> Request:
+    body = {"memories": _plain_list(payload["items"]), **{name: payload[name] for name in _WHOSE}}
+    return _write("POST", "/v1/memories", body, payload["idempotency_key"], read=lambda answer: answer["memories"])
+
+
+def _recall(payload: Payload) -> Request:
+    return _read("POST", "/v1/recall", body=payload)
+
+
+def _list(payload: Payload) -> Request:
+    return _read("GET", "/v1/memories", query=payload, read=lambda answer: answer["memories"])
+
+
+def _get(payload: Payload) -> Request:
+    return _read("GET", f"/v1/memories/{_memory(payload)}", query=_user(payload))
+
+
+def _history(payload: Payload) -> Request:
+    path = f"/v1/memories/{_memory(payload)}/history"
+    return _read("GET", path, query=_user(payload), read=lambda answer: answer["versions"])
+
+
+def _links(payload: Payload) -> Request:
+    path = f"/v1/memories/{_memory(payload)}/links"
+    return _read("GET", path, query=_user(payload), read=lambda answer: answer["links"])
+
+
+def _update(payload: Payload) -> Request:
+    return _write("PATCH", f"/v1/memories/{_memory(payload)}", _without_id(payload))
+
+
+def _rollback(payload: Payload) -> Request:
+    return _write("POST", f"/v1/memories/{_memory(payload)}/rollback", _without_id(payload))
+
+
+def _refine(payload: Payload) -> Request:
+    return _write("POST", "/v1/memories/refine", payload)
+
+
+def _forget(payload: Payload) -> Request:
+    return _write("DELETE", f"/v1/memories/{_memory(payload)}", query=_user(payload))
+
+
+def _forget_all(payload: Payload) -> Request:
+    return _write("DELETE", "/v1/memories", query=payload)
+
+
+# ------------------------------------------------------------ tiers
+
+
+def _promote(payload: Payload) -> Request:
+    return _write("POST", "/v1/bundles", payload)
+
+
+def _demote(payload: Payload) -> Request:
+    return _write("POST", f"/v1/cubes/{_memory(payload)}/demote", _user(payload))
+
+
+def _job(payload: Payload) -> Request:
+    return _read("GET", f"/v1/jobs/{_id(payload['id'], 'no job {!r} here')}")
+
+
+def _adapters(payload: Payload) -> Request:
+    return _read("GET", "/v1/adapters", query=_user(payload), read=lambda answer: answer["adapters"])
+
+
+def _adapter(payload: Payload) -> Request:
+    return _read("GET", f"/v1/adapters/{_memory(payload)}", query=_user(payload))
+
+
+def _remove_adapter(payload: Payload) -> Request:
+    return _write("DELETE", f"/v1/adapters/{_memory(payload)}", query=_user(payload))
+
+
+def _rollback_adapter(payload: Payload) -> Request:
+    return _write("POST", f"/v1/adapters/{_memory(payload)}/rollback", _user(payload))
+
+
+def _export_adapter(payload: Payload) -> Request:
+    path = f"/v1/adapters/{_memory(payload)}/export"
+    return Request("GET", path, _query(_user(payload)), target=payload["path"], slow=True, then=_adapter(payload))
+
+
+def _import_adapter(payload: Payload) -> Request:
+    query = _query({"name": payload["name"], "user_id": payload["user_id"]})
+    return Request("POST", "/v1/adapters/import", query, headers=_key(None), file=payload["path"], slow=True)
+
+
+# ------------------------------------------------------------ chat and files
+
+
+def chat_request(payload: Payload, *, stream: bool) -> Request:
+    """Return the request of a chat; its turns are not stored, as an embedded chat does not store them."""
+    options = dict(payload["options"])
+    stop = options.pop("stop")
+    memory = {name: options.pop(name) for name in ("top_k", "reuse", "adapters", "text")}
+    if memory["adapters"] is not None:
+        memory["adapters"] = _plain_list(memory["adapters"])
+    whose = {name: payload[name] for name in _WHOSE}
+    body = {
+        "model": "memos",
+        "messages": _plain_list(payload["messages"]),
+        "stream": stream,
+        "stream_options": {"include_usage": True} if stream else None,
+        "stop": stop if isinstance(stop, str) else _plain_list(stop) or None,
+        **options,
+        "memos": {**memory, **whose, "store": False},
+    }
+    return Request("POST", "/v1/chat/completions", body=_json(body), slow=True, read=reply_of)
+
+
+def reply_of(completion: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the reply that a chat completion is."""
+    choice, memory = completion["choices"][0], completion["memos"]
+    return {
+        "text": choice["message"]["content"],
+        "finish_reason": choice["finish_reason"],
+        "model": completion["model"],
+        "usage": completion["usage"],
+        "tiers": memory["tiers"],
+        "misses": memory["misses"],
+    }
+
+
+def _export(payload: Payload) -> Request:
+    return Request("GET", "/v1/export", _query(_user(payload)), target=payload["path"], slow=True)
+
+
+def _import(payload: Payload) -> Request:
+    whose = {name: payload[name] for name in _WHOSE}
+    query = _query({**whose, "strict": payload["strict"], "name": re.split(r"[/\\]", payload["path"])[-1]})
+    return Request("POST", "/v1/import", query, headers=_key(None), file=payload["path"], slow=True)
+
+
+def _stats(payload: Payload) -> Request:
+    return _read("GET", "/v1/stats", query=_user(payload))
+
+
+_OPERATIONS: dict[str, Callable[[Payload], Request]] = {
+    "store": _store,
+    "store_many": _store_many,
+    "recall": _recall,
+    "get": _get,
+    "list": _list,
+    "history": _history,
+    "links": _links,
+    "rollback": _rollback,
+    "refine": _refine,
+    "update": _update,
+    "forget": _forget,
+    "forget_all": _forget_all,
+    "promote": _promote,
+    "demote": _demote,
+    "job": _job,
+    "adapters": _adapters,
+    "adapter": _adapter,
+    "export_adapter": _export_adapter,
+    "import_adapter": _import_adapter,
+    "remove_adapter": _remove_adapter,
+    "rollback_adapter": _rollback_adapter,
+    "chat": lambda payload: chat_request(payload, stream=False),
+    "export": _export,
+    "import": _import,
+    "stats": _stats,
+}
+
+
+# ------------------------------------------------------------ inside
+
+
+def _read(
+    method: str,
+    path: str,
+    *,
+    query: Payload | None = None,
+    body: Payload | None = None,
+    read: Callable[[Any], Any] = lambda answer: answer,
+) -> Request:
+    return Request(method, path, _query(query or {}), None if body is None else _json(body), read=read)
+
+
+def _write(
+    method: str,
+    path: str,
+    body: Payload | None = None,
+    idempotency_key: object = None,
+    *,
+    query: Payload | None = None,
+    read: Callable[[Any], Any] = lambda answer: answer,
+) -> Request:
+    """Return a request with a key of its own, so that it can be repeated where its answer was lost."""
+    content = None if body is None else _json(body)
+    return Request(method, path, _query(query or {}), content, _key(idempotency_key), read=read)
+
+
+def _key(given: object) -> dict[str, str]:
+    """Return the header of a key. A key that no header can carry is sent encoded: the same each time."""
+    if given is None:
+        return {"Idempotency-Key": str(uuid.uuid4())}
+    if not isinstance(given, str):
+        raise InvalidInput(f"idempotency_key must be a string, not {type(given).__name__}")
+    return {"Idempotency-Key": quote(given.encode("utf-8", "surrogatepass"), safe="!#$&'()*+,/:;=?@[]~")}
+
+
+def _user(payload: Payload) -> dict[str, Any]:
+    return {"user_id": payload["user_id"]}
+
+
+def _without_id(payload: Payload) -> dict[str, Any]:
+    return {name: value for name, value in payload.items() if name != "id"}
+
+
+def _memory(payload: Payload) -> str:
+    return _id(payload["id"], "no memory {!r} here; it may have been forgotten")
+
+
+def _id(value: object, otherwise: str) -> str:
+    """Return an id that can stand in a path. Nothing else is sent: an empty one would name the whole collection."""
+    if not isinstance(value, str) or not _ID.fullmatch(value):
+        raise NotFound(otherwise.format(value), {"status": 404, "code": "not-found"})
+    return value
+
+
+def _query(values: Payload) -> dict[str, str]:
+    return {name: _text(name, value) for name, value in values.items() if value is not None}
+
+
+def _text(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, str | int):
+        raise InvalidInput(f"{name} cannot be {value!r}")
+    try:
+        text = str(value)
+        text.encode()
+    except (UnicodeEncodeError, ValueError) as error:  # a lone surrogate, or a number of thousands of digits
+        raise InvalidInput(f"{name} holds something that cannot be sent") from error
+    return text
+
+
+def _plain_list(values: Any) -> Any:
+    """Return a list of mappings as JSON has them; anything else as it is, for the server to refuse."""
+    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__iter__"):
+        return values
+    return [dict(one) if isinstance(one, Mapping) else one for one in values]
+
+
+def _json(body: Payload) -> bytes:
+    try:
+        return json.dumps(dict(body), default=_other).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"this cannot be sent as JSON: {error}") from error
+
+
+def _other(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"a {type(value).__name__} has no form in JSON")

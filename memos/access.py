@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from memos.store.api_keys import ApiKeyTable, KeyRow
 from memos.store.database import Database
 
 PREFIX = "memos"
+_KEY = re.compile(rf"{PREFIX}_([0-9a-f]{{16}})_([\w-]{{43}})", re.ASCII)
 _NOBODY = hashlib.sha256(secrets.token_bytes(32)).hexdigest()
 _MOST_KEYS = 10_000
 
@@ -168,8 +170,8 @@ def check_scopes(given: object) -> tuple[Permission, ...]:
 
 def _parted(token: str) -> tuple[str, str]:
     """Return id and secret of a key; of anything else, an id that nobody has."""
-    parts = token.split("_", 2)
-    return (parts[1], parts[2]) if len(parts) == 3 and parts[0] == PREFIX else ("", token)
+    match = _KEY.fullmatch(token)
+    return (match[1], match[2]) if match else ("", token)
 
 
 def _digest(secret: str) -> str:

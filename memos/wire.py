@@ -13,7 +13,7 @@ from memos.config import Settings
 from memos.cube import DEFAULT_TENANT, DEFAULT_USER, Scope, check_name
 from memos.embedding.base import Embedder
 from memos.engine import MemoryOS
-from memos.errors import InvalidInput
+from memos.errors import Conflict, InvalidInput, NotFound
 from memos.llm.messages import ChatReply
 from memos.store.once import AlreadyDone, Once, once
 
@@ -79,8 +79,9 @@ class Wire:
             try:
                 with once(request):
                     return self._operations[operation](payload)
-            except AlreadyDone:
-                answer = self.engine.answered(request) or {}
+            except (AlreadyDone, Conflict, NotFound):  # another thread may have been faster with the same request
+                if (answer := self.engine.answered(request)) is None:
+                    raise
         return self._repeated(answer, payload.get("user_id"))
 
     def _repeated(self, answer: Payload, user_id: str | None) -> Any:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import threading
+import time
+import uuid
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import numpy as np
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -138,3 +143,67 @@ def models() -> Iterator[ModelHost]:
     host = ModelHost(Settings())
     yield host
     host.close()
+
+
+# --------------------------------------------------------------------------------------------------
+# The service, on loopback
+
+
+@dataclass(frozen=True, slots=True)
+class RunningService:
+    """A service in a thread of this process. ``key`` makes an API key; each tenant is a world of its own."""
+
+    url: str
+    app: Any
+
+    @property
+    def service(self) -> Any:
+        """What the routes share."""
+        return self.app.state.service
+
+    def key(self, tenant: str | None = None, scopes: Sequence[str] = ("read", "write", "admin")) -> str:
+        """Return the text of a new key, of a new tenant if none is named."""
+        made = self.service.access.create(tenant or f"tenant-{uuid.uuid4()}", list(scopes))
+        return str(made.key)
+
+
+@contextmanager
+def serving(engine: Callable[[], MemoryOS], **settings: Any) -> Iterator[RunningService]:
+    """Run the service with an engine until the block ends."""
+    import uvicorn
+
+    from memos_api.app import create_app
+    from memos_api.settings import ServiceSettings
+
+    app = create_app(ServiceSettings(log_level="error", **settings), engine)
+    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, name="test-service", daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the service ended while it started; see the log"
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield RunningService(f"http://127.0.0.1:{port}", app)
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[..., Any]:
+    """Run a service of a test's own: ``with serve(open_engine, **settings) as service``."""
+    return serving
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory, embedder: Embedder) -> Iterator[RunningService]:
+    """One service for all tests of this process: each takes a tenant of its own."""
+    from memos.config import Settings
+    from memos.engine import MemoryOS
+
+    home = tmp_path_factory.mktemp("service")
+    with serving(lambda: MemoryOS(Settings(home=home, notes="off"), embedder)) as service:
+        service.key()  # from now on nobody is let in without one
+        yield service

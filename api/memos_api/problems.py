@@ -81,13 +81,18 @@ async def _of_engine(_: Request, error: Exception) -> Response:
     return problem(error)
 
 
-async def _of_form(_: Request, error: Exception) -> Response:
+async def _of_form(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if error.errors()[0]["loc"][0] == "body" and error.body and kind != "application/json":
+        return problem(UnsupportedMedia(f"the body must be JSON, sent as application/json, not {kind or 'untyped'}"))
     return problem(_refused(error.errors()))
 
 
 async def _of_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, MemosError):  # met by the framework while it read the body
+        return problem(error.__cause__)
     path = request.url.path
     if error.status_code == HTTPStatus.NOT_FOUND:
         return problem(NotFound(f"there is nothing at {path}"))
@@ -110,8 +115,8 @@ def _refused(errors: Sequence[Mapping[str, Any]]) -> MemosError:
         return InvalidInput(f"unknown field {where[-1]!r}")
     if first["type"] == "missing":
         return InvalidInput(f"{where[-1]} is needed")
-    if where[0] == "body" and not isinstance(first.get("input"), dict | list) and len(where) == 1:
-        return UnsupportedMedia("the body must be a JSON object, sent as application/json")
+    if where[0] == "body" and not isinstance(first.get("input"), dict):
+        return InvalidInput("the body must be a JSON object")
     return InvalidInput(f"{'.'.join(where[1:]) or where[0]}: {first['msg']}")
 
 

@@ -44,6 +44,7 @@ class Service:
         self.files = Pool("file", settings.files, settings.waiting, slow)
         self.probes = Pool("probe", 4, 16, settings.timeout_s)
         self.upstream = Upstream(settings) if settings.upstream_url else None
+        self.loop = asyncio.get_running_loop()
         self.stopping = asyncio.Event()
 
     async def run(

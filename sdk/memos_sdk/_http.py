@@ -158,7 +158,7 @@ def _options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, TypeError) as error:
         raise InvalidInput(f"{url!r} is no URL of a server") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    if parsed.scheme not in ("http", "https") or not parsed.host or "%" in parsed.host:
         raise InvalidInput(f"{url!r} is no URL of a server: it looks like http://host:8000")
     if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
         raise InvalidInput("api_key must be the text of a key, memos_...")

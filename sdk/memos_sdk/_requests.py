@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-from memos_sdk.errors import InvalidInput, NotFound
+from memos_sdk.errors import InvalidFilter, InvalidInput, InvalidText, NotFound
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_NAME = re.compile("[^\x00-\x1f\ud800-\udfff]{1,256}")
 _WHOSE = ("user_id", "agent_id", "run_id")
+_TIMES = frozenset({"event_time", "expires_at", "as_of"})
+_TYPES: dict[str, type] = {"limit": int, "strict": bool}
+_KINDS: dict[str, type[InvalidInput]] = {"text": InvalidText, "query": InvalidText, "filters": InvalidFilter}
 Payload = Mapping[str, Any]
 
 
@@ -54,7 +58,7 @@ def _store(payload: Payload) -> Request:
 
 
 def _store_many(payload: Payload) -> Request:
-    body = {"memories": _plain_list(payload["items"]), **{name: payload[name] for name in _WHOSE}}
+    body = {"memories": _items(payload["items"]), **{name: payload[name] for name in _WHOSE}}
     return _write("POST", "/v1/memories", body, payload["idempotency_key"], read=lambda answer: answer["memories"])
 
 
@@ -62,7 +66,9 @@ def _recall(payload: Payload) -> Request:
     return _read("POST", "/v1/recall", body=payload)
 
 
-def _list(payload: Payload) -> Request:
+def _page(payload: Payload) -> Request:
+    if payload["limit"] is None:
+        raise InvalidInput("limit must be a whole number")
     return _read("GET", "/v1/memories", query=payload, read=lambda answer: answer["memories"])
 
 
@@ -133,12 +139,12 @@ def _rollback_adapter(payload: Payload) -> Request:
 
 def _export_adapter(payload: Payload) -> Request:
     path = f"/v1/adapters/{_memory(payload)}/export"
-    return Request("GET", path, _query(_user(payload)), target=payload["path"], slow=True, then=_adapter(payload))
+    return Request("GET", path, _query(_user(payload)), target=_path(payload), slow=True, then=_adapter(payload))
 
 
 def _import_adapter(payload: Payload) -> Request:
     query = _query({"name": payload["name"], "user_id": payload["user_id"]})
-    return Request("POST", "/v1/adapters/import", query, headers=_key(None), file=payload["path"], slow=True)
+    return Request("POST", "/v1/adapters/import", query, headers=_key(None), file=_path(payload), slow=True)
 
 
 # ------------------------------------------------------------ chat and files
@@ -150,14 +156,14 @@ def chat_request(payload: Payload, *, stream: bool) -> Request:
     stop = options.pop("stop")
     memory = {name: options.pop(name) for name in ("top_k", "reuse", "adapters", "text")}
     if memory["adapters"] is not None:
-        memory["adapters"] = _plain_list(memory["adapters"])
+        memory["adapters"] = _list(memory["adapters"])
     whose = {name: payload[name] for name in _WHOSE}
     body = {
         "model": "memos",
-        "messages": _plain_list(payload["messages"]),
+        "messages": _list(payload["messages"]),
         "stream": stream,
         "stream_options": {"include_usage": True} if stream else None,
-        "stop": stop if isinstance(stop, str) else _plain_list(stop) or None,
+        "stop": stop if isinstance(stop, str) else _list(stop) or None,
         **options,
         "memos": {**memory, **whose, "store": False},
     }
@@ -178,13 +184,13 @@ def reply_of(completion: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _export(payload: Payload) -> Request:
-    return Request("GET", "/v1/export", _query(_user(payload)), target=payload["path"], slow=True)
+    return Request("GET", "/v1/export", _query(_user(payload)), target=_path(payload), slow=True)
 
 
 def _import(payload: Payload) -> Request:
     whose = {name: payload[name] for name in _WHOSE}
     query = _query({**whose, "strict": payload["strict"], "name": re.split(r"[/\\]", payload["path"])[-1]})
-    return Request("POST", "/v1/import", query, headers=_key(None), file=payload["path"], slow=True)
+    return Request("POST", "/v1/import", query, headers=_key(None), file=_path(payload), slow=True)
 
 
 def _stats(payload: Payload) -> Request:
@@ -196,7 +202,7 @@ _OPERATIONS: dict[str, Callable[[Payload], Request]] = {
     "store_many": _store_many,
     "recall": _recall,
     "get": _get,
-    "list": _list,
+    "list": _page,
     "history": _history,
     "links": _links,
     "rollback": _rollback,
@@ -252,8 +258,8 @@ def _key(given: object) -> dict[str, str]:
     """Return the header of a key. A key that no header can carry is sent encoded: the same each time."""
     if given is None:
         return {"Idempotency-Key": str(uuid.uuid4())}
-    if not isinstance(given, str):
-        raise InvalidInput(f"idempotency_key must be a string, not {type(given).__name__}")
+    if not isinstance(given, str) or not _NAME.fullmatch(given) or given != given.strip():
+        raise InvalidInput("idempotency_key must be a string of 1 to 256 characters, none of them a control character")
     return {"Idempotency-Key": quote(given.encode("utf-8", "surrogatepass"), safe="!#$&'()*+,/:;=?@[]~")}
 
 
@@ -276,24 +282,48 @@ def _id(value: object, otherwise: str) -> str:
     return value
 
 
+def _path(payload: Payload) -> str:
+    path: str = payload["path"]
+    if not path or "\0" in path:
+        raise InvalidInput(f"path must name a file or a folder, not {path!r}")
+    return path
+
+
 def _query(values: Payload) -> dict[str, str]:
     return {name: _text(name, value) for name, value in values.items() if value is not None}
 
 
 def _text(name: str, value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if not isinstance(value, str | int):
-        raise InvalidInput(f"{name} cannot be {value!r}")
+    """Return a value as a query has it: of another type than is asked for, it would read as if it were right."""
+    wanted = _TYPES.get(name, str)
+    if type(value) is not wanted:
+        raise InvalidInput(f"{name} must be a {wanted.__name__}, not {type(value).__name__}")
     try:
-        text = str(value)
+        text = str(value).lower() if wanted is bool else str(value)
         text.encode()
     except (UnicodeEncodeError, ValueError) as error:  # a lone surrogate, or a number of thousands of digits
         raise InvalidInput(f"{name} holds something that cannot be sent") from error
     return text
 
 
-def _plain_list(values: Any) -> Any:
+def _items(values: Any) -> Any:
+    """Return memories as JSON has them. Raises an error with the index of the one that it has no form for."""
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Sequence):
+        raise InvalidInput("store_many needs a list of memories", {"status": 422, "code": "invalid-input"})
+    return [_item(index, one) for index, one in enumerate(values)]
+
+
+def _item(index: int, item: Any) -> Any:
+    if not isinstance(item, Mapping):
+        return item
+    try:
+        return {name: json.loads(_encoded(name, value)) for name, value in item.items()}
+    except InvalidInput as error:
+        problem = {**error.problem, "index": index}
+        raise type(error)(f"item {index}: {error.message}", problem) from error
+
+
+def _list(values: Any) -> Any:
     """Return a list of mappings as JSON has them; anything else as it is, for the server to refuse."""
     if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__iter__"):
         return values
@@ -301,15 +331,27 @@ def _plain_list(values: Any) -> Any:
 
 
 def _json(body: Payload) -> bytes:
+    fields = (f"{json.dumps(name)}:{_encoded(name, value)}" for name, value in body.items())
+    return f"{{{','.join(fields)}}}".encode()
+
+
+def _encoded(name: str, value: Any) -> str:
+    """Return a field as JSON. Raises the error that the engine has for what JSON has no form for."""
+    if isinstance(value, datetime) and name in _TIMES:
+        value = value.isoformat()
     try:
-        return json.dumps(dict(body), default=_other).encode()
+        return json.dumps(value, default=_in_filters if name == "filters" else _plain)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidInput(f"this cannot be sent as JSON: {error}") from error
+        kind = _KINDS.get(name, InvalidInput)
+        problem = {"status": 422, "code": kind.code, "detail": str(error)}
+        raise kind(f"{name} cannot be a {type(value).__name__} that JSON has no form for: {error}", problem) from error
 
 
-def _other(value: object) -> object:
-    if isinstance(value, datetime):
-        return value.isoformat()
+def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"a {type(value).__name__} has no form in JSON")
+
+
+def _in_filters(value: object) -> object:
+    return value.isoformat() if isinstance(value, datetime) else _plain(value)

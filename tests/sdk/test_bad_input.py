@@ -121,15 +121,6 @@ for _ in range(20):
     BAD_FILTERS["too deep"] = {"$not": BAD_FILTERS["too deep"]}
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, embedder: Embedder) -> Iterator[Memory]:
-    """A store with two memories; every test here leaves it as it was."""
-    with Memory(path=tmp_path_factory.mktemp("store"), embedder=embedder) as opened:
-        opened.store("Ann adopted a cat", metadata={"x": "a cat", "n": 1})
-        opened.store("Bob went to Paris", metadata={"x": ["b", 2], "n": True})
-        yield opened
-
-
 @pytest.fixture
 def unchanged(store: Memory) -> Iterator[Memory]:
     """The store, compared before and after, and used once more at the end."""
@@ -489,16 +480,31 @@ def test_bad_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "s3cret" not in str(caught.value)
 
 
-def test_url_is_not_yet_served() -> None:
-    with pytest.raises(InvalidInput, match="embedded stores only"):
-        Memory("http://localhost:8000")
+@pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://host", "http://", "file:///data", "http://a b"])
+def test_bad_url(url: str) -> None:
+    with pytest.raises(InvalidInput, match="URL of a server"):
+        Memory(url)
 
 
-def test_second_opening_is_refused(memory: Memory, data_folder: Path, embedder: Embedder) -> None:
-    with pytest.raises(StoreError, match="is open in process") as caught:
-        Memory(path=data_folder, embedder=embedder)
-    assert caught.value.code == "store-in-use"
-    memory.store("still works")
+@pytest.mark.parametrize(
+    "both", [{"path": "data"}, {"embedder": "all-MiniLM-L6-v2"}, {"api_key": "ключ"}, {"api_key": "a\nb"}]
+)
+def test_url_and_what_it_excludes(both: dict[str, str]) -> None:
+    with pytest.raises(InvalidInput):
+        Memory("http://localhost:8000", **both)  # type: ignore[arg-type]
+
+
+def test_key_without_url(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="api_key"):
+        Memory(path=tmp_path, api_key="memos_x")
+
+
+def test_second_opening_is_refused(tmp_path: Path, embedder: Embedder) -> None:
+    with Memory(path=tmp_path, embedder=embedder) as memory:
+        with pytest.raises(StoreError, match="is open in process") as caught:
+            Memory(path=tmp_path, embedder=embedder)
+        assert caught.value.code == "store-in-use"
+        memory.store("still works")
 
 
 def test_idempotency_conflict(memory: Memory) -> None:

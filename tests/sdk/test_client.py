@@ -139,15 +139,16 @@ def test_async_calls_overlap(tmp_path: Path, embedder: Embedder) -> None:
     assert asyncio.run(live()) == 20
 
 
-def test_async_opens_on_first_use(tmp_path: Path, embedder: Embedder, memory: Memory) -> None:
+def test_async_opens_on_first_use(tmp_path: Path, embedder: Embedder) -> None:
     async def live() -> None:
-        unused = AsyncMemory(path=tmp_path / "data", embedder=embedder)  # held by `memory`
+        unused = AsyncMemory(path=tmp_path, embedder=embedder)  # held by `memory`
         with pytest.raises(StoreInUse):
             await unused.stats()
         await unused.close()
 
-    asyncio.run(live())
-    assert memory.stats().memories == 0
+    with Memory(path=tmp_path, embedder=embedder) as memory:
+        asyncio.run(live())
+        assert memory.stats().memories == 0
 
 
 @pytest.mark.parametrize("use_first", [True, False])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -169,12 +170,14 @@ class Chat:
             owner=owner_of(asked.scope),
             share=options.reuse,
         )
-        pieces = serving.runtime.generate(request)
-        for piece in pieces:
-            watch.first()
-            if asked.on_text is not None:
-                asked.on_text(piece)
-        return pieces.result
+        with closing(
+            serving.runtime.generate(request)
+        ) as pieces:  # also where `on_text` raises: nobody listens any more
+            for piece in pieces:
+                watch.first()
+                if asked.on_text is not None:
+                    asked.on_text(piece)
+            return pieces.result
 
     def _uses(self, scope: Scope, records: Sequence[AdapterRecord]) -> tuple[tuple[AdapterUse, ...], Cartridge | None]:
         """Return how the runtime names what a request runs with."""

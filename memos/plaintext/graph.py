@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from memos.cube import Link, LinkType
 from memos.plaintext.ranking import Query, Ranking, Rows, ordered, scored
 from memos.store.links import LinkRepository
-from memos.store.view import NamespaceView
+from memos.store.view import NEVER, NamespaceView
 
 #: What a linked memory inherits of the score of the one that links to it, times the strength of the link.
 #: Flat from .02 to .1.
 LINK = 0.05
 #: Best memories whose links are followed.
 SEEDS = 32
-#: By how much what supersedes comes before what it supersedes.
-AHEAD = 1e-4
+#: By how much what supersedes comes before what it supersedes. Where that is one point of a longer text, which holds
+#: otherwise, how near to its score it must be by itself: what is no answer does not become one by contradicting one.
+AHEAD, WORTHY = 1e-4, 0.7
 #: Links that say no more than the chain of the session, which every score has in it.
 IDLE = frozenset({LinkType.SAME_SESSION.value})
 
@@ -85,9 +86,11 @@ def _superseded(ranking: Ranking, links: Sequence[Link], view: NamespaceView, vi
     """Put what contradicts an earlier memory before that: it answers whatever that would answer."""
     place = _places(ranking, view)
     lifted = np.zeros(len(ranking.rows), np.float32)
-    scores = ranking.scores.copy()
+    own, scores = ranking.scores, ranking.scores.copy()
     for link in _contradictions(links, place):
         newer, older = place[link.source_id], place[link.target_id]
+        if view.valid_to[ranking.rows[older]] == NEVER and own[newer] < WORTHY * own[older]:
+            continue
         missing = scores[older] + AHEAD - scores[newer]
         if missing > 0:
             scores[newer] += missing

@@ -139,10 +139,11 @@ class NoteRepository(ScopedRepository):
             told = {"changes": dict(one.changes), "reason": one.reason, "author": one.author, "created_at": at}
             rows.append({**_content(current[one.cube_id]), **_attributes(one.descriptor), **told, **own})
             for vector in made_of.get(one.cube_id, ()):
-                fresh = one.enriched if vector.embedder_id == one.embedder_id else None
-                vector_rows.append(
-                    {**own, "embedder_id": vector.embedder_id, "vector": vector.vector, "enriched": packed(fresh)}
-                )
+                enriched = vector.enriched if one.enriched is None else None
+                if one.enriched is not None and vector.embedder_id == one.embedder_id:
+                    enriched = packed(one.enriched)
+                made = {"embedder_id": vector.embedder_id, "vector": vector.vector, "enriched": enriched}
+                vector_rows.append({**own, **made})
             if one.valid_to is not None:
                 ends[one.cube_id] = one.valid_to
         self._insert(versions, rows)

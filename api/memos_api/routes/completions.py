@@ -96,8 +96,8 @@ async def chat(body: ChatBody, request: Request, caller: CallerOf, service: Serv
     if not body.stream:
         return await _whole(request, answering, task, body)
     first = await answering.pieces.get()
-    if first is None and task.done():
-        task.result()  # what was refused before the first piece is refused with its status
+    if first is None:
+        await task  # what is refused before the first piece is refused with its status
     return StreamingResponse(local.stream(first, answering, task, body), media_type="text/event-stream")
 
 

@@ -164,7 +164,8 @@ class _Changes:
             self.counts["stale"] += 1  # somebody else changed it: nothing of theirs is overwritten
             return
         self.counts["evolved"] += 1
-        self._append(evolution, step, self._embedded.vectors.get(self._plan.evolved_text(evolution)))
+        text = self._plan.evolved_text(evolution) if evolution.rewritten else ""
+        self._append(evolution, step, self._embedded.vectors.get(text))
         sources = {evolution.cause, *step.seen}
         self.influenced.append((evolution.cube_id, self._versions[evolution.cube_id], sources))
 

@@ -30,6 +30,8 @@ DENIED = 0.35
 #: What a number counts that stands alone behind "has now reached": anything named around it.
 ANY = "count ?"
 SELF = "i"
+#: Authors who advise and do not tell of themselves: what they say takes nothing back that somebody said.
+MACHINES = frozenset({"assistant", "ai", "bot", "system", "model", "tool"})
 
 _CODE = re.compile(r"```.*?(?:```|$)", re.S)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"“])|\n+|;\s")
@@ -120,6 +122,8 @@ class Clash:
 def said(text: str, author: str | None) -> Said:
     """Return the claims of a text; "I" and "my" are its author's."""
     who = author.casefold() if author else SELF
+    if who in MACHINES:
+        return Said(who, (), frozenset())
     prose = _I.sub("I ", _CODE.sub(" ", text)[:READ])
     sentences = [sentence for sentence in _SENTENCE.split(prose) if sentence and sentence.strip()]
     found = dict.fromkeys(claim for sentence in sentences for claim in _claims(sentence, who))

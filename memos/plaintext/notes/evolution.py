@@ -30,7 +30,8 @@ _EVOLVING = frozenset({LinkType.REFINES, LinkType.SEMANTIC, LinkType.ENTITY})
 class Evolution:
     """A new version of a note. ``changes`` are ``{attribute: [before, after]}``, ``valid_to`` among them.
 
-    ``cause`` is the memory without which it would not be.
+    ``cause`` is the memory without which it would not be. Where a model has ``rewritten`` the note, its vector follows.
+    A tag that a neighbour brings would pull it towards that neighbour: what is asked of one would find the other.
     """
 
     cube_id: str
@@ -40,6 +41,7 @@ class Evolution:
     reason: str
     cause: str
     valid_to: datetime | None = None
+    rewritten: bool = False
 
 
 def evolve(new: Member, decisions: Sequence[Decision]) -> list[Evolution]:
@@ -125,4 +127,5 @@ def _rewritten(old: MemCube, rewrite: Rewrite, started: Evolution | None, reason
     begun = started or Evolution(old.id, old.version, old.descriptor, {}, reason, "")
     after = begun.descriptor.model_copy(update=dict(rewrite.attributes))
     closing = {name: change for name, change in begun.changes.items() if name == "valid_to"}
-    return replace(begun, descriptor=after, changes={**difference(old.descriptor, after), **closing})
+    changes = {**difference(old.descriptor, after), **closing}
+    return replace(begun, descriptor=after, changes=changes, rewritten=True)

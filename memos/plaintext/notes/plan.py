@@ -64,7 +64,8 @@ class Plan:
     def note_texts(self) -> list[str]:
         """Every text with a note that is written, once."""
         found = [step.note_text for step in self.steps if step.same_as is None]
-        found += [self.evolved_text(evolution) for step in self.steps for evolution in step.evolutions]
+        evolutions = (evolution for step in self.steps for evolution in step.evolutions)
+        found += [self.evolved_text(evolution) for evolution in evolutions if evolution.rewritten]
         return list(dict.fromkeys(found))
 
     def evolved_text(self, evolution: Evolution) -> str:

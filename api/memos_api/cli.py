@@ -1,7 +1,9 @@
-"""``memos serve``: the service in one command. What it needs is imported when it is called."""
+"""``memos serve`` and ``memos mcp``: the service in one command. What it needs is imported when it is called."""
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the commands of the service."""
     command(app)(serve)
+    command(app, whose=("user",))(mcp)
 
 
 def serve(
@@ -32,6 +35,28 @@ def serve(
     format_ = log or ("console" if session.err.is_terminal else None)
     settings = _settings({"host": host, "port": port, "log_format": format_})
     run(settings, session.settings())
+
+
+def mcp(
+    session: Session,
+    *,
+    url: Annotated[
+        str | None, typer.Option(envvar="MEMOS_URL", help="Server to ask; default: the embedded store in --home.")
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="MEMOS_API_KEY", help="API key of that server; the variable keeps it private.")
+    ] = None,
+) -> None:
+    """Serve memory to an agent over stdin and stdout (Model Context Protocol); with --user, of that user alone."""
+    _check_installed("mcp")
+    from memos.cube import check_name
+    from memos_api.mcp.stdio import serve
+    from memos_sdk import AsyncMemory
+
+    check_name(session.user, "user")
+    memory = AsyncMemory(url, api_key=api_key, path=session.home, embedder=session.embedder)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a thread that waits for stdin could not be ended by an exception
+    asyncio.run(serve(memory, session.user))
 
 
 def run(settings: ServiceSettings, engine_settings: Settings) -> None:
@@ -63,15 +88,11 @@ def run(settings: ServiceSettings, engine_settings: Settings) -> None:
 
 def _settings(given: dict[str, object]) -> ServiceSettings:
     """Read the settings of the service. Raises :class:`InvalidInput`."""
-    try:
-        from pydantic import ValidationError
+    _check_installed("fastapi", "mcp", "prometheus_client", "structlog", "uvicorn")
+    from pydantic import ValidationError
 
-        from memos_api.settings import ServiceSettings
+    from memos_api.settings import ServiceSettings
 
-        for package in ("fastapi", "mcp", "prometheus_client", "structlog", "uvicorn"):
-            import_module(package)
-    except ImportError as error:
-        raise InvalidInput("the service needs more packages: pip install 'agent-memos[server]'") from error
     try:
         return ServiceSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
@@ -79,3 +100,12 @@ def _settings(given: dict[str, object]) -> ServiceSettings:
         raise InvalidInput(
             f"a setting cannot be used: MEMOS_API_{str(wrong['loc'][0]).upper()}: {wrong['msg']}"
         ) from error
+
+
+def _check_installed(*packages: str) -> None:
+    """Raise :class:`InvalidInput` unless the packages of the service are there."""
+    try:
+        for package in packages:
+            import_module(package)
+    except ImportError as error:
+        raise InvalidInput("the service needs more packages: pip install 'agent-memos[server]'") from error

@@ -38,9 +38,14 @@ def terms(text: str) -> list[str]:
 
 
 def words(text: str) -> Iterator[str]:
-    """Yield the lower-case words of ``text``: NFKC, possessives and apostrophes dropped, CJK as character pairs."""
-    folded = text if text.isascii() else unicodedata.normalize("NFKC", text)
-    for match in _WORD.finditer(folded.lower()):
+    """Return the lower-case words of ``text``: NFKC, possessives and apostrophes dropped, CJK as character pairs."""
+    if text.isascii() and "'" not in text:
+        return iter(_WORD.findall(text.lower()))  # most texts: nothing is to be folded
+    return _folded_words(unicodedata.normalize("NFKC", text))
+
+
+def _folded_words(text: str) -> Iterator[str]:
+    for match in _WORD.finditer(text.lower()):
         word = match.group().replace("’", "'")
         word = word.removesuffix("'s").replace("'", "")
         if word.isascii():

@@ -6,10 +6,11 @@ One row stands for both directions: its source is the memory whose note made it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from itertools import starmap
+from typing import Any, NamedTuple
 
-from sqlalchemy import Row, and_, or_
+from sqlalchemy import Row, bindparam, or_
 
 from memos.clock import from_us
 from memos.cube import Link, LinkType
@@ -50,36 +51,54 @@ class LinkRepository(ScopedRepository):
         """
         if not made:
             return 0
-        ends = sorted({row[name] for row in made for name in ("source_id", "target_id")})
-        held = _Held(self.touching(ends))
+        held = _Held(self._edges(sorted({row[name] for row in made for name in ("source_id", "target_id")})))
         for row in made:
             held.offer(row)
-        for start in range(0, len(held.dropped), IN_CHUNK):
-            self._drop(held.dropped[start : start + IN_CHUNK])
+        self._drop(held.dropped)
         self._insert(links, list(held.added.values()))
         return len(held.added)
 
-    def _drop(self, dropped: Sequence[Link]) -> None:
-        each = [
-            and_(links.c.source_id == link.source_id, links.c.target_id == link.target_id, links.c.type == link.type)
-            for link in dropped
-        ]
-        self.connection.execute(self._delete(links).where(or_(*each)))
+    def _edges(self, cube_ids: Sequence[str]) -> set[_Edge]:
+        """Return what has to be known of every link that touches one of ``cube_ids``."""
+        columns = (links.c.source_id, links.c.target_id, links.c.type, links.c.score)
+        found: set[_Edge] = set()
+        for start in range(0, len(cube_ids), IN_CHUNK):
+            chunk = cube_ids[start : start + IN_CHUNK]
+            for end in (links.c.source_id, links.c.target_id):
+                rows = self.connection.execute(self._select(links, *columns).where(end.in_(chunk)))
+                found.update(starmap(_Edge, rows))
+        return found
+
+    def _drop(self, dropped: Sequence[_Edge]) -> None:
+        named = {"source_id": links.c.source_id, "target_id": links.c.target_id, "type": links.c.type}
+        one = self._delete(links).where(*(column == bindparam(f"its_{name}") for name, column in named.items()))
+        rows = [{f"its_{name}": getattr(edge, name) for name in named} for edge in dropped]
+        if rows:
+            self.connection.execute(one, rows)
+
+
+class _Edge(NamedTuple):
+    """What decides which links a memory keeps."""
+
+    source_id: str
+    target_id: str
+    type: str
+    score: float
 
 
 class _Held:
     """The links of some memories while others are offered: what is added and what is dropped of what was there."""
 
-    def __init__(self, present: Sequence[Link]) -> None:
+    def __init__(self, present: Iterable[_Edge]) -> None:
         self.added: dict[frozenset[str], dict[str, Any]] = {}
-        self.dropped: list[Link] = []
-        self._pairs: dict[frozenset[str], Link] = {}
+        self.dropped: list[_Edge] = []
+        self._pairs: dict[frozenset[str], _Edge] = {}
         self._of: dict[str, set[frozenset[str]]] = defaultdict(set)
         for link in present:
             self._take(link)
 
     def offer(self, row: dict[str, Any]) -> None:
-        link = _link_of(row)
+        link = _Edge(row["source_id"], row["target_id"], row["type"], row["score"])
         pair = _pair(link)
         standing = self._pairs.get(pair)
         if standing is not None and (link.type != KEPT or standing.type == KEPT):
@@ -95,7 +114,7 @@ class _Held:
         self._take(link)
         self.added[pair] = row
 
-    def _take(self, link: Link) -> None:
+    def _take(self, link: _Edge) -> None:
         pair = _pair(link)
         self._pairs[pair] = link
         for end in pair:
@@ -125,18 +144,14 @@ def link_row(
     }
 
 
-def _pair(link: Link) -> frozenset[str]:
+def _pair(link: _Edge) -> frozenset[str]:
     return frozenset((link.source_id, link.target_id))
 
 
-def _worth(link: Link) -> tuple[bool, float]:
+def _worth(link: _Edge) -> tuple[bool, float]:
     return link.type == KEPT, link.score
 
 
 def _link(row: Row[Any]) -> Link:
-    return _link_of(row._asdict())
-
-
-def _link_of(row: dict[str, Any]) -> Link:
     names = ("source_id", "source_version", "target_id", "target_version", "type", "score", "author")
-    return Link(**{name: row[name] for name in names}, created_at=from_us(row["created_at"]))
+    return Link(**{name: getattr(row, name) for name in names}, created_at=from_us(row.created_at))

@@ -57,8 +57,13 @@ def memory(chatting: Any, key: str) -> Iterator[Memory]:
         yield opened
 
 
+def create(client: openai.OpenAI, **asked: Any) -> Any:
+    """Ask for a completion with whatever arguments, good or bad."""
+    return client.chat.completions.create(**asked)
+
+
 def test_answer_knows_memories_and_keeps_the_turns(client: openai.OpenAI, memory: Memory) -> None:
-    told = client.chat.completions.create(model="memos", messages=QUESTION, max_tokens=12)  # type: ignore[call-overload]
+    told = create(client, model="memos", messages=QUESTION, max_tokens=12)
     assert "Troms" in told.choices[0].message.content
     assert told.choices[0].finish_reason in ("stop", "length")
     assert told.usage.total_tokens == told.usage.prompt_tokens + told.usage.completion_tokens
@@ -71,21 +76,21 @@ def test_answer_knows_memories_and_keeps_the_turns(client: openai.OpenAI, memory
 
 @pytest.mark.parametrize("how", [{"store": False}, {"extra_body": {"memos": {"store": False}}}])
 def test_turns_are_not_kept_where_not_wanted(client: openai.OpenAI, memory: Memory, how: dict[str, Any]) -> None:
-    client.chat.completions.create(model="memos", messages=QUESTION, max_tokens=2, **how)  # type: ignore[call-overload]
+    create(client, model="memos", messages=QUESTION, max_tokens=2, **how)
     assert memory.stats().memories == 1
 
 
 def test_users_are_apart(client: openai.OpenAI, memory: Memory) -> None:
     """OpenAI's ``user`` and ours name the same thing."""
     for named in ({"user": "bo"}, {"extra_body": {"memos": {"user_id": "bo"}}}):
-        told = client.chat.completions.create(model="memos", messages=QUESTION, max_tokens=2, store=False, **named)  # type: ignore[call-overload]
+        told = create(client, model="memos", messages=QUESTION, max_tokens=2, store=False, **named)
         assert told.model_extra["memos"]["tiers"] == {"plaintext": []}
 
 
 def test_stream_is_the_same_text(client: openai.OpenAI, memory: Memory) -> None:
     asked: dict[str, Any] = {"model": "memos", "messages": QUESTION, "max_tokens": 12, "store": False}
-    whole = client.chat.completions.create(**asked)
-    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    whole = create(client, **asked)
+    chunks = list(create(client, **asked, stream=True, stream_options={"include_usage": True}))
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == whole.choices[0].message.content
     assert len(chunks) > 3
@@ -122,7 +127,7 @@ def test_embedded_client_streams(tmp_path: Path, embedder: Embedder) -> None:
 
 def test_listener_who_leaves_ends_the_answer(chatting: Any, client: openai.OpenAI, models: ModelHost) -> None:
     asked: dict[str, Any] = {"model": "memos", "messages": [{"role": "user", "content": "Count to 500: 1, 2, 3,"}]}
-    stream = client.chat.completions.create(**asked, max_tokens=2_000, stream=True)
+    stream = create(client, **asked, max_tokens=2_000, stream=True)
     next(iter(stream))
     stream.close()
     for _ in range(400):
@@ -137,7 +142,7 @@ def test_many_chats_at_once(client: openai.OpenAI, memory: Memory) -> None:
     answers: list[str] = []
 
     def ask() -> None:
-        told = client.chat.completions.create(model="memos", messages=QUESTION, max_tokens=6, store=False)  # type: ignore[call-overload]
+        told = create(client, model="memos", messages=QUESTION, max_tokens=6, store=False)
         answers.append(told.choices[0].message.content)
 
     threads = [threading.Thread(target=ask) for _ in range(6)]
@@ -172,7 +177,7 @@ def test_bad_requests(
 ) -> None:
     asked: dict[str, Any] = {"model": "memos", "messages": QUESTION, "max_tokens": 4, "stream": stream, **body}
     with pytest.raises(kind) as caught:
-        client.chat.completions.create(**asked)
+        create(client, **asked)
     assert caught.value.response.headers["Content-Type"] == "application/problem+json"
     assert caught.value.body["code"]  # type: ignore[index]
 
@@ -186,9 +191,10 @@ def test_models_and_embeddings(client: openai.OpenAI, embedder: Embedder) -> Non
     plain = client.embeddings.create(model="memos", input="a cat", encoding_format="base64")
     coded: Any = plain.data[0].embedding
     assert np.allclose(np.frombuffer(base64.b64decode(coded), "<f4"), told.data[0].embedding)
-    for wrong in ({"input": []}, {"input": ""}, {"input": "x", "dimensions": 7}):
+    refused: list[dict[str, Any]] = [{"input": []}, {"input": ""}, {"input": "x", "dimensions": 7}]
+    for wrong in refused:
         with pytest.raises(openai.UnprocessableEntityError):
-            client.embeddings.create(model="memos", **wrong)  # type: ignore[arg-type]
+            client.embeddings.create(model="memos", **wrong)
 
 
 # ---------------------------------------------------------------- an upstream server

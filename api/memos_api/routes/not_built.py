@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from memos.access import Permission
 from memos.errors import NotBuilt
@@ -14,7 +14,7 @@ from memos_api.service import ServiceOf
 router = APIRouter(tags=["later"])
 
 
-class Refusal(Response):
+class Refusal(JSONResponse):
     """The only answer there is."""
 
     media_type = PROBLEM

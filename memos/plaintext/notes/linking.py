@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from memos.clock import DAY_US, to_us
 from memos.cube import LinkType
-from memos.plaintext.notes.claims import Clash, clash
+from memos.plaintext.notes.claims import DATE, QUANTITY, Clash, clash
 from memos.plaintext.notes.member import Draft, Member, Near
 
 #: Links that a new note makes at most.
@@ -22,6 +22,9 @@ TELLING = 0.35
 #: Share of the earlier words that a refinement repeats, and new words it adds.
 REPEATED, ADDED = 0.7, 3
 SESSION = 0.3
+#: Memories that one count or date can take back.
+FEW = 3
+MEASURED = frozenset({QUANTITY, DATE})
 _CAUSE = re.compile(
     r"\b(?:because|that['’]s why|which is why|therefore|as a result|led to|thanks to|due to|so that|in order to)\b",
     re.I,
@@ -39,16 +42,23 @@ class Decision:
 
 
 def decide(draft: Draft) -> list[Decision]:
-    """Return the links of a new note, strongest first; a contradiction is never left out."""
+    """Return the links of a new note, strongest first; a contradiction is never left out.
+
+    A count or a date that differs from those of many memories is one of many, not an update of them all.
+    """
     found = [decision for near in draft.near for decision in _decision(draft.member, near)]
+    differing = [one for one in found if one.clash is not None and one.clash.kind in MEASURED]
+    if len(differing) > FEW:
+        found = [one for one in found if one not in differing]
+        found += [other for one in differing for other in _decision(draft.member, one.near, clashing=False)]
     found.sort(key=lambda one: (one.kind is not LinkType.CONTRADICTS, -one.score))
     return found[: max(MOST, sum(one.kind is LinkType.CONTRADICTS for one in found))]
 
 
-def _decision(new: Member, near: Near) -> Iterator[Decision]:
+def _decision(new: Member, near: Near, *, clashing: bool = True) -> Iterator[Decision]:
     """Yield what two memories have to do with each other: one thing at most."""
     old, similarity = near.member, near.similarity
-    related = similarity >= LOOSELY or bool(near.names)
+    related = clashing and (similarity >= LOOSELY or bool(near.names))
     found = clash(new.claims, old.claims) if related else None
     if found is not None:
         yield Decision(near, LinkType.CONTRADICTS, max(similarity, RELATED), found)

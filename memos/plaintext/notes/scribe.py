@@ -60,7 +60,7 @@ class Scribe(Protocol):
 class OfflineScribe:
     """The rules alone."""
 
-    batch = 32
+    batch = 128
     spent = Spent()
 
     def write(self, drafts: Sequence[Draft]) -> list[Written]:

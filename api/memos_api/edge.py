@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -104,14 +103,23 @@ class Edge:
 
     def _close(self, exchange: _Exchange) -> None:
         seconds = time.perf_counter() - exchange.started
-        route = getattr(exchange.scope.get("route"), "path", "unknown")
-        method, status = exchange.scope["method"], exchange.status or GONE
+        method, route, status = exchange.scope["method"], route_of(exchange.scope), exchange.status or GONE
         self._metrics.served(method, route, status, seconds)
         logger.info("request", method=method, route=route, status=status, ms=round(seconds * 1e3, 2))
         structlog.contextvars.clear_contextvars()
 
 
-Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
+def route_of(scope: Scope) -> str:
+    """Return the template of the path that a request met, such as ``/v1/memories/{cube_id}``, or ``unknown``.
+
+    A route of an included router knows its own part alone. What the request's path has before that part is the prefix
+    of the router: one of a few, whatever a client asks for.
+    """
+    own: str | None = getattr(scope.get("route"), "path_format", None)
+    if own is None:
+        return "unknown"
+    path, part = scope["path"], own.format(**scope.get("path_params", {}))
+    return path.removesuffix(part) + own if path.endswith(part) else own
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from memos import __version__
+from memos_api.edge import route_of
 from memos_api.settings import ServiceSettings
 
 
@@ -50,7 +51,7 @@ class Traced:
                 await send(message)
 
             await self._app(scope, receive, noting)
-            route = getattr(scope.get("route"), "path", "unknown")
+            route = route_of(scope)
             span.update_name(f"{scope['method']} {route}")
             span.set_attribute("http.request.method", scope["method"])
             span.set_attribute("http.route", route)

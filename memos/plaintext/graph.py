@@ -24,7 +24,7 @@ LINK = 0.05
 SEEDS = 32
 #: By how much what supersedes comes before what it supersedes. Where that is one point of a longer text, which holds
 #: otherwise, how near to its score it must be by itself: what is no answer does not become one by contradicting one.
-AHEAD, WORTHY = 1e-4, 0.7
+AHEAD, WORTHY = 1e-4, 0.5
 #: Links that say no more than the chain of the session, which every score has in it.
 IDLE = frozenset({LinkType.SAME_SESSION.value})
 

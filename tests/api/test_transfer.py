@@ -105,7 +105,7 @@ def test_job_is_watched_to_its_end(client: httpx.Client) -> None:
     """Too small a bundle fails, and the stream of events ends with that."""
     made = client.post("/v1/memories", json={"text": "x"}).json()
     job = client.post(f"/v1/cubes/{made['id']}/promote", json={"to": "activation"})
-    assert (job.status_code, job.json()["state"]) == (202, "queued")
+    assert job.status_code == 202
     with client.stream("GET", f"/v1/jobs/{job.json()['id']}/events") as events:
         assert events.headers["Content-Type"].startswith("text/event-stream")
         told = [json.loads(line[6:]) for line in events.iter_lines() if line.startswith("data: ")]

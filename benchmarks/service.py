@@ -1,0 +1,305 @@
+"""The service against what it stands on: real server processes on loopback, one store, one load at a time.
+
+overhead    p50 of recall over HTTP less that of the embedded call, on two copies of one store, turn by turn
+get         GET of a memory, requests per second, against a bare FastAPI + SQLAlchemy (async) route on an equal table
+soak        16 clients that store and recall: answers above 499, growth of resident memory after warm-up, p99
+isolation   one tenant's attempts on another's memories over every operation of the OpenAPI document
+document    schemathesis on the OpenAPI document: server errors and answers that it does not describe
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+from attempts import Attempts, Victim
+from harness import Report, parser, peer_python, table
+
+from memos_sdk import Memory
+
+BARE = ("fastapi==0.165.0", "sqlalchemy==2.1.9", "aiosqlite", "uvicorn[standard]==0.54.0")
+SCHEMATHESIS = ("schemathesis==4.32.5",)
+MEMOS = Path(sys.executable).with_name("memos")
+CLIENTS = 16
+
+
+def main() -> int:
+    """Measure everything."""
+    arguments = parser(__doc__ or "").parse_args()
+    report, quick = Report("service", arguments), arguments.quick
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) / "store"
+        _fill(home, 300 if quick else 2_000)
+        _overhead(report, home, Path(folder) / "copy", 60 if quick else 400)
+        with _served(home) as url:
+            _get(report, url, Path(folder), 3 if quick else 10)
+        with _served(home, "--notes-off") as url:
+            _soak(report, url, 20 if quick else 300)
+        with _served(home) as url:
+            _isolation(report, url, home, 2_000 if quick else 100_000)
+            _document(report, url, home, 20 if quick else 100)
+    table(report.rows)
+    report.finish()
+    return 0
+
+
+def sentences(count: int, seed: int = 5) -> list[str]:
+    """Return made-up statements."""
+    dice = random.Random(seed)
+    names = "Ann Bo Cy Dee Eli Fay Gus Hal Ida Jo".split()
+    acts = "bought sold painted lost found repaired borrowed planted photographed baked".split()
+    things = "a bicycle,a canoe,the red door,two clocks,a loaf of bread,a map,some roses,a violin".split(",")
+    towns = "Oslo Rome Lima Kyoto Porto Turku Graz Leeds".split()
+    return [
+        f"{dice.choice(names)} {dice.choice(acts)} {dice.choice(things)} in {dice.choice(towns)} on day {number}."
+        for number in range(count)
+    ]
+
+
+def _fill(home: Path, count: int) -> None:
+    with Memory(path=home) as memory:
+        memory.store_many([{"text": text, "infer": False} for text in sentences(count)])
+
+
+# ---------------------------------------------------------------- processes
+
+
+@contextmanager
+def _served(home: Path, *options: str) -> Iterator[str]:
+    """Run ``memos serve`` on a store; yield its address."""
+    environment = {**os.environ, **({"MEMOS_NOTES": "off"} if "--notes-off" in options else {})}
+    environment["MEMOS_API_LOG_LEVEL"] = "error"
+    with _process([str(MEMOS), "serve", "--home", str(home), "--port", "{port}"], environment) as (url, _):
+        yield url
+
+
+@contextmanager
+def _process(command: list[str], environment: dict[str, str]) -> Iterator[tuple[str, psutil.Process]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([part.format(port=port) for part in command], env=environment)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 120
+        while not _answers(url):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{command[0]} did not start")
+            time.sleep(0.1)
+        yield url, psutil.Process(process.pid)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+# ---------------------------------------------------------------- overhead of a recall
+
+
+def _overhead(report: Report, home: Path, copy: Path, rounds: int) -> None:
+    shutil.copytree(home, copy)
+    questions = sentences(rounds, seed=8)
+    took: dict[str, list[float]] = {"embedded": [], "http": []}
+    with _served(home) as url, Memory(path=copy) as embedded, Memory(url) as http:
+        arms = {"embedded": embedded, "http": http}
+        for memory in arms.values():
+            memory.recall("warm up")
+        for question in questions:
+            for name, memory in arms.items():
+                start = time.perf_counter()
+                memory.recall(question, top_k=10)
+                took[name].append((time.perf_counter() - start) * 1e3)
+    middle = {name: statistics.median(values) for name, values in took.items()}
+    report.rows += [{"arm": f"recall, {name}", "value": value, "unit": "ms p50"} for name, value in middle.items()]
+    report.figures["recall_http_overhead_ms"] = middle["http"] - middle["embedded"]
+
+
+# ---------------------------------------------------------------- a plain GET
+
+BARE_APP = """
+import json, sys
+from fastapi import FastAPI, HTTPException
+from sqlalchemy import Column, Integer, MetaData, String, Table, Text, select
+from sqlalchemy.ext.asyncio import create_async_engine
+engine = create_async_engine("sqlite+aiosqlite:///" + sys.argv[1])
+notes = Table("notes", MetaData(), Column("id", String(36), primary_key=True), Column("body", Text))
+app = FastAPI()
+@app.get("/healthz")
+async def healthz():
+    return {"status": "ok"}
+@app.get("/v1/memories/{cube_id}")
+async def get(cube_id: str):
+    async with engine.connect() as connection:
+        row = (await connection.execute(select(notes).where(notes.c.id == cube_id))).first()
+    if row is None:
+        raise HTTPException(404)
+    return json.loads(row.body)
+if __name__ == "__main__":
+    import uvicorn
+    uvicorn.run(app, port=int(sys.argv[2]), log_level="error", access_log=False)
+"""
+
+
+def _get(report: Report, url: str, folder: Path, seconds: int) -> None:
+    """Compare requests per second, turn by turn, of 16 connections that wait for nothing but the answer."""
+    import sqlite3
+
+    memories = httpx.get(f"{url}/v1/memories?limit=500").json()["memories"]
+    database = folder / "bare.db"
+    with sqlite3.connect(database) as connection:
+        connection.execute("CREATE TABLE notes (id TEXT PRIMARY KEY, body TEXT)")
+        connection.executemany("INSERT INTO notes VALUES (?, ?)", [(one["id"], json.dumps(one)) for one in memories])
+    script = folder / "bare.py"
+    script.write_text(BARE_APP)
+    paths = [f"/v1/memories/{one['id']}" for one in memories]
+    rates: dict[str, list[float]] = {"memos": [], "bare": []}
+    with _process([peer_python("bare", BARE), str(script), str(database), "{port}"], dict(os.environ)) as (bare, _):
+        for _ in range(3):
+            for name, address in (("memos", url), ("bare", bare)):
+                rates[name].append(asyncio.run(_rate(address, paths, seconds)))
+    middle = {name: statistics.median(values) for name, values in rates.items()}
+    report.rows += [{"arm": f"get, {name}", "value": value, "unit": "requests/s"} for name, value in middle.items()]
+    report.figures["get_vs_bare_fastapi"] = middle["memos"] / middle["bare"]
+
+
+async def _rate(url: str, paths: list[str], seconds: float) -> float:
+    host, port = url.removeprefix("http://").split(":")
+    end, counts = time.monotonic() + seconds, [0] * CLIENTS
+
+    async def ask(client: int) -> None:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        while time.monotonic() < end:
+            path = paths[(client * 31 + counts[client]) % len(paths)]
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+            head = await reader.readuntil(b"\r\n\r\n")
+            if not head.startswith(b"HTTP/1.1 200"):
+                raise RuntimeError(head.decode())
+            length = re.search(rb"content-length: (\d+)", head, re.I)
+            assert length is not None
+            await reader.readexactly(int(length[1]))
+            counts[client] += 1
+        writer.close()
+
+    await asyncio.gather(*map(ask, range(CLIENTS)))
+    return sum(counts) / seconds
+
+
+# ---------------------------------------------------------------- sixteen clients for minutes
+
+
+def _soak(report: Report, url: str, seconds: int) -> None:
+    process = next(one for one in psutil.process_iter() if _listens(one, int(url.rsplit(":", 1)[1])))
+    end, warm = time.monotonic() + seconds, time.monotonic() + seconds / 5
+    failed: list[int] = []
+    took: list[float] = []
+    resident: list[int] = []
+
+    def work(client: int) -> None:
+        dice, texts = random.Random(client), sentences(1_000, seed=client)
+        with httpx.Client(base_url=url, timeout=60) as http:
+            while time.monotonic() < end:
+                start, user = time.perf_counter(), f"u{dice.randrange(8)}"
+                if dice.random() < 0.3:
+                    answer = http.post("/v1/memories", json={"text": dice.choice(texts), "user_id": user})
+                else:
+                    answer = http.post("/v1/recall", json={"query": dice.choice(texts), "user_id": user, "top_k": 5})
+                took.append(time.perf_counter() - start)
+                if answer.status_code >= 500:
+                    failed.append(answer.status_code)
+
+    threads = [threading.Thread(target=work, args=(client,)) for client in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    while time.monotonic() < end:
+        if time.monotonic() >= warm:
+            resident.append(process.memory_info().rss)
+        time.sleep(0.5)
+    for thread in threads:
+        thread.join()
+    tenth = max(1, len(resident) // 10)
+    growth = statistics.median(resident[-tenth:]) / statistics.median(resident[:tenth]) - 1
+    report.figures["soak_5xx"] = float(len(failed))
+    report.figures["soak_rss_growth"] = growth
+    report.figures["soak_p99_ms"] = sorted(took)[int(len(took) * 0.99)] * 1e3
+    report.figures["soak_requests_per_s"] = len(took) / seconds
+
+
+def _listens(process: psutil.Process, port: int) -> bool:
+    try:
+        return any(
+            one.laddr and one.laddr.port == port for one in process.net_connections("tcp") if one.status == "LISTEN"
+        )
+    except psutil.Error:
+        return False
+
+
+# ---------------------------------------------------------------- strangers, and the document
+
+
+def _key(home: Path, tenant: str) -> dict[str, str]:
+    command = [str(MEMOS), "keys", "create", "--tenant", tenant, "--scopes", "read,write,admin", "--home", str(home)]
+    told = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout
+    return {"Authorization": f"Bearer {json.loads(told)['key']}"}
+
+
+def _isolation(report: Report, url: str, home: Path, count: int) -> None:
+    with (
+        httpx.Client(base_url=url, headers=_key(home, "victim"), timeout=60) as own,
+        httpx.Client(base_url=url, headers=_key(home, "thief"), timeout=60) as other,
+    ):
+        victim = Victim.settle(own)
+        before, leaks, broken = victim.state(), 0, 0
+        attempts = Attempts(httpx.get(f"{url}/openapi.json").json(), victim, random.Random(1))
+        for attempt in attempts.take(count):
+            answer = other.request(attempt.method, attempt.url, **attempt.request)
+            leaks += victim.canary in answer.text
+            broken += answer.status_code >= 500 and answer.status_code != 501
+        leaks += victim.state() != before
+    report.figures["isolation_leaks"] = float(leaks)
+    report.figures["isolation_attempts"] = float(count)
+    report.figures["isolation_5xx"] = float(broken)
+
+
+def _document(report: Report, url: str, home: Path, examples: int) -> None:
+    """Let schemathesis read the document and try every operation; a chat that really answers would take minutes."""
+    header = "Authorization: " + _key(home, "fuzz")["Authorization"]
+    command = [
+        str(Path(peer_python("schemathesis", SCHEMATHESIS)).with_name("schemathesis")),
+        *("run", f"{url}/openapi.json", "--header", header, "--max-examples", str(examples)),
+        *(
+            "--checks",
+            "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
+        ),
+        *("--exclude-path", "/v1/chat/completions", "--seed", "1", "--no-color"),
+    ]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(run.stdout[-4_000:])
+    found = re.search(r"(\d+) failures?", run.stdout)
+    report.figures["schemathesis_failures"] = float(found[1]) if found else (0.0 if run.returncode == 0 else None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

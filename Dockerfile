@@ -52,6 +52,7 @@ ENV PATH=/opt/memos/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     MEMOS_HOME=/var/lib/memos \
     HF_HOME=/var/cache/memos/huggingface \
+    HF_HUB_DISABLE_TELEMETRY=1 \
     NUMBA_CACHE_DIR=/var/cache/memos/numba \
     TRITON_CACHE_DIR=/var/cache/memos/triton
 

@@ -118,8 +118,8 @@ def route_of(scope: Scope) -> str:
     own: str | None = getattr(scope.get("route"), "path_format", None)
     if own is None:
         return "unknown"
-    path, part = scope["path"], own.format(**scope.get("path_params", {}))
-    return path.removesuffix(part) + own if path.endswith(part) else own
+    prefix: str = scope["path"].rpartition(own.format(**scope.get("path_params", {})))[0]
+    return prefix + own
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:

@@ -4,7 +4,9 @@ One memory per dialogue turn, one user per conversation. The figure is the mean 
 evidence turns among the first k hits. Systems compared on identical vectors of the bundled MiniLM:
 
   memos    this project, through memos_sdk.Memory, memories as they are (infer=False)
-  notes    the same with notes written by rules, and "no links" and "no evolution" without one of their parts
+  notes    the same with notes written by rules; without one of their parts ("no links", "no evolution"), with links
+           followed by personalised PageRank over two hops ("pagerank"), and with every contradiction putting the newer
+           memory first, whether it answers or not ("newer first")
   bm25     bm25s with its own English tokenizer and stop words, no stemming
   dense    a plain Chroma collection per conversation
   mem0     mem0 2.2.1 with infer=False on Chroma (dense only there), in its own virtual environment
@@ -23,17 +25,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import bm25s
 import numpy as np
 from embedders import RememberingEmbedder
 from harness import Report, interval, parser, peer_python, table
+from noted import Noted, pagerank
 
 DEPTHS = (5, 10, 20, 50)
 LOCOMO_CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open", 4: "single-hop"}
@@ -77,7 +78,13 @@ class Conversation:
         return [turn["text"] for turn in self.turns]
 
 
-SYSTEMS = ("memos", "notes", "no links", "no evolution", "bm25", "dense", "mem0")
+NOTED: dict[str, dict[str, Any]] = {
+    "notes": {},
+    "no links": {"memos.plaintext.graph.SEEDS": 0},
+    "pagerank": {"memos.plaintext.reader.follow": pagerank},
+    "newer first": {"memos.plaintext.graph.WORTHY": 0.0},
+}
+SYSTEMS = ("memos", *NOTED, "no evolution", "bm25", "dense", "mem0")
 Ranks = list[list[int]]
 System = Callable[[Sequence[Conversation]], list[Ranks]]
 
@@ -178,27 +185,8 @@ def memos(embedder: RememberingEmbedder) -> System:
     return run
 
 
-def notes(embedder: RememberingEmbedder, **without: Any) -> System:
-    """This project with notes written by rules; ``without`` replaces attributes of its modules, by dotted name."""
-
-    def run(conversations: Sequence[Conversation]) -> list[Ranks]:
-        from memos_sdk import Memory
-
-        with ExitStack() as stack:
-            for name, value in without.items():
-                stack.enter_context(patch(name, value))
-            home = stack.enter_context(tempfile.TemporaryDirectory())
-            memory = stack.enter_context(Memory(path=home, embedder=embedder))
-            return [_ask(memory, conversation, infer=True) for conversation in conversations]
-
-    return run
-
-
-def _ask(memory: Any, conversation: Conversation, *, infer: bool = False) -> Ranks:
-    turns = [{**turn, "infer": infer} for turn in conversation.turns]
-    cubes = memory.store_many(turns, user_id=conversation.name)
-    if infer:
-        memory.wait(memory.refine(user_id=conversation.name))
+def _ask(memory: Any, conversation: Conversation) -> Ranks:
+    cubes = memory.store_many(conversation.turns, user_id=conversation.name)
     place = {cube.id: index for index, cube in enumerate(cubes)}
     ranks = []
     for question in conversation.questions:
@@ -340,11 +328,11 @@ def main() -> int:
     arguments = options.parse_args()
     report = Report("recall_quality", arguments)
     embedder = RememberingEmbedder()
+    noted, still = Noted(embedder), Noted(embedder, {"memos.plaintext.notes.plan.evolve": lambda *_: []})
     systems = {
         "memos": memos(embedder),
-        "notes": notes(embedder),
-        "no links": notes(embedder, **{"memos.plaintext.graph.SEEDS": 0}),
-        "no evolution": notes(embedder, **{"memos.plaintext.notes.plan.evolve": lambda *_: []}),
+        **{name: noted.asked(max(DEPTHS), **asking) for name, asking in NOTED.items()},
+        "no evolution": still.asked(max(DEPTHS)),
         "bm25": bm25,
         "dense": dense(embedder),
         "mem0": mem0(embedder, report),
@@ -359,6 +347,8 @@ def main() -> int:
             continue
         for name in arguments.systems.split(","):
             compare(report, data, name, systems[name], conversations)
+    noted.close()
+    still.close()
     table(report.rows)
     _figures(report)
     report.finish()
@@ -374,9 +364,9 @@ def compare(report: Report, data: str, name: str, system: System, conversations:
         return
     score(report, data, name, conversations, ranks)
     if data == "beam":
-        key = {"notes": "beam_newest_first", "memos": "beam_newest_first_without_notes"}.get(name)
-        if key is not None:
-            report.figures[key] = newest_first(conversations, ranks)
+        keys = {"notes": "", "memos": "_without_notes", "newer first": "_always"}
+        if name in keys:
+            report.figures[f"beam_newest_first{keys[name]}"] = newest_first(conversations, ranks)
     print(f"{data}: {name} done", flush=True)
 
 
@@ -387,8 +377,10 @@ def _figures(report: Report) -> None:
     figures["locomo_r10_multihop"] = mean_at(report, "locomo", "memos", "multi-hop")
     figures["locomo_r10_notes"] = mean_at(report, "locomo", "notes")
     figures["locomo_r10_multihop_notes"] = mean_at(report, "locomo", "notes", "multi-hop")
-    for name in ("no links", "no evolution"):
+    for name in ("no links", "no evolution", "pagerank"):
         figures[f"locomo_r10_{name.replace(' ', '_')}"] = mean_at(report, "locomo", name)
+    for name, key in (("memos", "_without_notes"), ("notes", ""), ("newer first", "_newer_always_first")):
+        figures[f"beam_r10{key}"] = mean_at(report, "beam", name)
     for name in ("bm25", "dense", "mem0"):
         figures[f"locomo_r10_{name}"] = mean_at(report, "locomo", name)
 

@@ -119,15 +119,16 @@ class Clash:
     told: str
 
 
-def said(text: str, author: str | None) -> Said:
-    """Return the claims of a text; "I" and "my" are its author's."""
+def said(text: str, author: str | None, stems: frozenset[str] | None = None) -> Said:
+    """Return the claims of a text; "I" and "my" are its author's. ``stems`` are its content words, if known already."""
     who = author.casefold() if author else SELF
     if who in MACHINES:
         return Said(who, (), frozenset())
     prose = _I.sub("I ", _CODE.sub(" ", text)[:READ])
     sentences = [sentence for sentence in _SENTENCE.split(prose) if sentence and sentence.strip()]
     found = dict.fromkeys(claim for sentence in sentences for claim in _claims(sentence, who))
-    return Said(who, tuple(found), frozenset(terms(prose)))
+    whole = stems is not None and len(text) <= READ and "```" not in text
+    return Said(who, tuple(found), stems if whole and stems is not None else frozenset(terms(prose)))
 
 
 def clash(new: Said, old: Said) -> Clash | None:

@@ -17,8 +17,10 @@ from memos.plaintext.notes.linking import Decision, strongest
 from memos.plaintext.notes.member import Member
 from memos.plaintext.notes.scribe import Rewrite
 
-#: Neighbours that one new note changes at most, and the score of a link from which its tags reach the neighbour.
-MOST, STRONG = 3, 0.6
+#: Neighbours that a model changes at most for one new note.
+MOST = 3
+#: Neighbours that the tags of a new note reach without a model, and from which score of the link.
+REACHED, STRONG = 1, 0.6
 #: Tags that one new note brings to a neighbour.
 BROUGHT = 2
 #: Content words up to which a text is one statement: of a longer one, a contradiction takes back a part only.
@@ -50,8 +52,7 @@ def evolve(new: Member, decisions: Sequence[Decision]) -> list[Evolution]:
     Where it tells of an earlier time than what it contradicts, it is itself what no longer holds.
     """
     found = superseding(new, decisions)
-    left = max(0, MOST - len(found))
-    found += [_strengthened(new.cube, one) for one in strongest(decisions, _EVOLVING, STRONG, left)]
+    found += [_strengthened(new.cube, one) for one in strongest(decisions, _EVOLVING, STRONG, REACHED)]
     return [one for one in found if one.changes]
 
 

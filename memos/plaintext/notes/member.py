@@ -57,7 +57,8 @@ class Draft:
 def member_of(cube: MemCube, vector: NDArray[np.float32]) -> Member:
     """Return a memory with its words and claims."""
     text = spoken(cube)
-    return Member(cube, vector, text, frozenset(terms(text)), said(text, cube.provenance.author))
+    stems = frozenset(terms(text))
+    return Member(cube, vector, text, stems, said(text, cube.provenance.author, stems))
 
 
 def spoken(cube: MemCube) -> str:

@@ -39,15 +39,15 @@ def drafts_of(view: NamespaceView, connection: Connection, scope: Scope, cube_id
     names = [_names(new[cube_id]) for cube_id in ids]
     claims = [said(spoken(new[cube_id]), new[cube_id].provenance.author) for cube_id in ids]
     around = _around(view, ids, names, claims)
-    wanted = {view.cube_ids[row] for rows in around for row in rows} | set(ids)
-    cubes = repository.get(sorted(wanted), scope)
+    others = {view.cube_ids[row] for rows in around for row in rows} - new.keys()
+    cubes = {**new, **repository.get(sorted(others), scope)}
     vectors = repository.vectors([(cube.id, cube.version) for cube in cubes.values()], view.embedder_id)
     members = {name: member_of(cube, vectors[name]) for name, cube in cubes.items() if name in vectors}
     drafts = []
     for cube_id, named, rows in zip(ids, names, around, strict=True):
         if cube_id in members:
-            others = [members[view.cube_ids[row]] for row in rows if view.cube_ids[row] in members]
-            drafts.append(Draft(members[cube_id], _near(view, members[cube_id], named, others)))
+            near = [members[view.cube_ids[row]] for row in rows if view.cube_ids[row] in members]
+            drafts.append(Draft(members[cube_id], _near(view, members[cube_id], named, near)))
     return drafts
 
 

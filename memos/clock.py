@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from memos.errors import InvalidInput
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-DAY_US = 86_400_000_000
+HOUR_US, DAY_US = 3_600_000_000, 86_400_000_000
 
 
 def now_us() -> int:

@@ -89,7 +89,7 @@ class Settings(BaseSettings):
         1 << 30, ge=1, description="Memory for the KV caches of running requests, adapters and shared prompts."
     )
     quota_memories: int = Field(0, ge=0, description="Most memories of one user; 0 for any number.")
-    quota_characters: int = Field(0, ge=0, description="Most text of one user, in characters of all versions.")
+    quota_characters: int = Field(0, ge=0, description="Most text of one user, in characters of what memories say now.")
     quota_kv_bytes: int = Field(0, ge=0, description="Most KV files of one user.")
     quota_adapter_bytes: int = Field(0, ge=0, description="Most adapters of one user.")
     quota_jobs: int = Field(0, ge=0, description="Most jobs of one user that wait or run.")

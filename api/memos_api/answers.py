@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 from pydantic_core import to_json
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 JSON = "application/json"
 
@@ -18,6 +19,15 @@ def encoded(data: Any) -> bytes:
 def tag(version: int) -> dict[str, str]:
     """Return the ``ETag`` of a version of a memory."""
     return {"ETag": f'"{version}"'}
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events, which no proxy is to keep back."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncIterator[bytes]) -> None:
+        super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
 
 
 class Answer(Response):

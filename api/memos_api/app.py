@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from memos import __version__
 from memos.config import Settings
@@ -20,6 +21,17 @@ from memos_api.routes import adapters, completions, health, keys, memories, not_
 from memos_api.service import Service
 from memos_api.settings import ServiceSettings
 from memos_api.tracing import traced
+
+
+class Application(FastAPI):
+    """FastAPI within an ``edge``: outside of everything, so that what goes wrong inside passes it as well."""
+
+    edge: Callable[[ASGIApp], ASGIApp]
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Return what serves."""
+        return self.edge(super().build_middleware_stack())
+
 
 VERSION_1 = (memories, recall, completions, tiers, adapters, transfer, keys, not_built)
 DESCRIPTION = (
@@ -47,7 +59,7 @@ def create_app(
         finally:
             await service.close()
 
-    app = FastAPI(
+    app = Application(
         title="agent-memos",
         version=__version__,
         description=DESCRIPTION,
@@ -61,8 +73,7 @@ def create_app(
         app.include_router(routes.router, prefix="/v1")
     app.include_router(health.router)
     app.router.routes.extend(mcp.routes())
-    app.add_middleware(Edge, settings=chosen, metrics=metrics)
-    traced(app, chosen)
+    app.edge = lambda inner: traced(Edge(inner, chosen, metrics), chosen)
     _document(app)
     return app
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,6 +76,7 @@ def run(settings: ServiceSettings, engine_settings: Settings) -> None:
             f"there is no API key, and {settings.host} can be reached from other machines: make one first with "
             "`memos keys create`, or listen on 127.0.0.1"
         )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # what uvicorn raises again once it has ended in order
     uvicorn.run(
         create_app(settings, lambda: engine),
         host=settings.host,

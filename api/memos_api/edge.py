@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, field
 
 import structlog
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from memos.errors import MemosError, RequestRefused, TooLarge
@@ -96,7 +97,7 @@ class Edge:
             except MemosError as error:  # met outside the application's own handlers: while its body was read
                 if not exchange.status:
                     await problem(error)(scope, receive, exchange.answer)
-            except (ClientGone, OSError):
+            except (ClientGone, ClientDisconnect, OSError):
                 exchange.status = GONE
             finally:
                 self._close(exchange)

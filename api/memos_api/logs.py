@@ -34,7 +34,7 @@ def configure(settings: ServiceSettings) -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = name != "uvicorn.access"  # the edge writes a line per request
-    for name in ("alembic", "httpx"):
+    for name in ("alembic", "httpx", "mcp"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

@@ -60,6 +60,7 @@ def handle(app: FastAPI) -> None:
     app.add_exception_handler(MemosError, _of_engine)
     app.add_exception_handler(RequestValidationError, _of_form)
     app.add_exception_handler(HTTPException, _of_http)
+    app.add_exception_handler(Exception, _of_mistake)
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -101,6 +102,11 @@ async def _of_http(request: Request, error: Exception) -> Response:
         answer.headers.update(error.headers or {})
         return answer
     return problem(RequestRefused(str(error.detail)))
+
+
+async def _of_mistake(_: Request, __: Exception) -> Response:
+    """Answer what nobody foresaw; the framework raises it again, and the server logs it."""
+    return problem(MemosError("the service made a mistake; its log says more under this request's X-Request-ID"))
 
 
 def _refused(errors: Sequence[Mapping[str, Any]]) -> MemosError:

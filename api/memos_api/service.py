@@ -20,6 +20,7 @@ from memos_api.limits import RateLimit
 from memos_api.metrics import Metrics
 from memos_api.pools import Pool
 from memos_api.settings import ServiceSettings
+from memos_api.upload import swept
 
 T = TypeVar("T")
 
@@ -44,6 +45,10 @@ class Service:
         self.files = Pool("file", settings.files, settings.waiting, slow)
         self.probes = Pool("probe", 4, 16, settings.timeout_s)
         self.upstream = Upstream(settings) if settings.upstream_url else None
+        #: Where files are on their way in and out.
+        self.passage = swept(
+            engine.settings.home.expanduser() / "transfer", 0.0 if engine.database.is_sqlite else 2 * slow
+        )
         self.loop = asyncio.get_running_loop()
         self.stopping = asyncio.Event()
 
@@ -53,15 +58,28 @@ class Service:
         permission: Permission,
         work: Callable[[Wire], T],
         pool: Pool | None = None,
+        *,
+        again: bool = False,
     ) -> T:
-        """Return what ``work`` makes of the caller's tenant. Raises :class:`memos.errors.MemosError`."""
-        return await (pool or self.calls).run(lambda: work(Wire(self.engine, self.admit(caller, permission).tenant)))
+        """Return what ``work`` makes of the caller's tenant. Raises :class:`memos.errors.MemosError`.
+
+        ``again`` is for further work of a request: the key must still hold, and its rate is not charged once more.
+        """
+
+        def admitted() -> T:
+            admit = self._known if again else self.admit
+            return work(Wire(self.engine, admit(caller, permission).tenant))
+
+        return await (pool or self.calls).run(admitted)
 
     def admit(self, caller: Caller, permission: Permission) -> Principal:
         """Return who the caller is, if the key and its rate allow it. Blocks: for threads of a pool."""
-        principal = self.access.admit(caller.token, permission, local=caller.local)
+        principal = self._known(caller, permission)
         self._limit.take(principal.key_id or "")
         return principal
+
+    def _known(self, caller: Caller, permission: Permission) -> Principal:
+        return self.access.admit(caller.token, permission, local=caller.local)
 
     def measured(self) -> bytes:
         """Return the metrics, with what the store and the pools hold now. Blocks: for threads of a pool."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from memos import __version__
@@ -12,10 +11,10 @@ from memos_api.edge import route_of
 from memos_api.settings import ServiceSettings
 
 
-def traced(app: FastAPI, settings: ServiceSettings) -> None:
-    """Let an application make traces, if there is an endpoint for them."""
+def traced(app: ASGIApp, settings: ServiceSettings) -> ASGIApp:
+    """Return an application that makes traces, if there is an endpoint for them."""
     if settings.traces_url is None:
-        return
+        return app
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # an extra; off by default
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -23,7 +22,7 @@ def traced(app: FastAPI, settings: ServiceSettings) -> None:
 
     provider = TracerProvider(resource=Resource.create({"service.name": "agent-memos", "service.version": __version__}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(settings.traces_url)))
-    app.add_middleware(Traced, provider=provider)
+    return Traced(app, provider)
 
 
 class Traced:

@@ -1,66 +1,85 @@
-"""Files on their way in and out: in a folder of their own that goes when the request is over."""
+"""Files on their way in and out: in folders of their own, which go before the request is over."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
+import time
 import zipfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
-from starlette.background import BackgroundTask
 from starlette.requests import Request
-from starlette.responses import FileResponse
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from memos.errors import InvalidInput, MemosError, StoreFull
 from memos_api.pools import Pool
 
 NAME = "import"
+#: Bytes read at a time.
+PIECE = 1 << 20
 #: What a PEFT directory may hold here, and nothing else.
 PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
+def swept(root: Path, age_s: float) -> Path:
+    """Return the folder for files on their way, rid of what a process left there that was killed ``age_s`` ago."""
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for left in root.iterdir():
+        with suppress(FileNotFoundError):  # another process was faster
+            if time.time() - left.stat().st_mtime >= age_s:
+                shutil.rmtree(left, ignore_errors=True)
+    return root
+
+
 @asynccontextmanager
-async def received(request: Request, pool: Pool, name: str | None) -> AsyncIterator[Path]:
+async def received(request: Request, pool: Pool, root: Path, name: str | None) -> AsyncIterator[Path]:
     """Yield a file with the body of a request, named as the client named it."""
-    folder = Path(tempfile.mkdtemp(prefix="memos-upload-"))
-    try:
+    with passing(root) as folder:
         path = folder / (Path(name or NAME).name or NAME)
-        try:
-            with path.open("wb") as file:
-                async for piece in request.stream():
-                    await pool.run(lambda piece=piece: file.write(piece))  # type: ignore[misc]
-        except OSError as error:
-            raise StoreFull(f"no space left to take the file: {error.strerror}") from error
+        with path.open("wb") as file:
+            async for piece in request.stream():
+                await pool.run(partial(_append, file, piece))
         yield path
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def kept_if_made() -> Iterator[Path]:
-    """Yield a temporary folder, which stays unless the block fails."""
-    folder = Path(tempfile.mkdtemp(prefix="memos-export-"))
-    with ExitStack() as on_failure:
-        on_failure.callback(shutil.rmtree, folder, ignore_errors=True)
-        yield folder
-        on_failure.pop_all()
+def passing(root: Path) -> Iterator[Path]:
+    """Yield a folder that goes with the block, and whose name stands in no error."""
+    with tempfile.TemporaryDirectory(dir=root, ignore_cleanup_errors=True) as folder:
+        try:
+            yield Path(folder)
+        except MemosError as error:
+            raise type(error)(error.message.replace(f"{folder}/", ""), **error.extra) from error
 
 
-@contextmanager
-def unnamed(folder: Path) -> Iterator[None]:
-    """Keep the name of a temporary folder out of errors."""
+class FileAnswer(StreamingResponse):
+    """An answer that is a file, which may be removed once this is made: it is open already."""
+
+    def __init__(self, path: Path, media_type: str, headers: dict[str, str]) -> None:
+        self._file = path.open("rb")
+        told = {
+            "Content-Length": str(os.fstat(self._file.fileno()).st_size),
+            "Content-Disposition": f'attachment; filename="{path.name}"',
+        }
+        super().__init__(iter(partial(self._file.read, PIECE), b""), 200, {**told, **headers}, media_type)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the file, as far as somebody reads it, and close it."""
+        with self._file:
+            await super().__call__(scope, receive, send)
+
+
+def _append(file: BinaryIO, piece: bytes) -> None:
     try:
-        yield
-    except MemosError as error:
-        raise type(error)(error.message.replace(f"{folder}/", ""), **error.extra) from error
-
-
-def file_answer(folder: Path, path: Path, media_type: str, headers: dict[str, str]) -> FileResponse:
-    """Return a file of a temporary folder, which goes once it is sent."""
-    gone = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
-    return FileResponse(path, headers=headers, media_type=media_type, filename=path.name, background=gone)
+        file.write(piece)
+    except OSError as error:
+        raise StoreFull(f"no space left to take the file: {error.strerror}") from error
 
 
 def zipped(folder: Path, target: Path) -> None:

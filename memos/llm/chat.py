@@ -170,9 +170,7 @@ class Chat:
             owner=owner_of(asked.scope),
             share=options.reuse,
         )
-        with closing(
-            serving.runtime.generate(request)
-        ) as pieces:  # also where `on_text` raises: nobody listens any more
+        with closing(serving.runtime.generate(request)) as pieces:  # `on_text` may raise: nobody listens any more
             for piece in pieces:
                 watch.first()
                 if asked.on_text is not None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from memos.clock import from_us, now_us, to_us
+from memos.clock import HOUR_US, from_us, now_us, to_us
 from memos.config import OFF, Settings
 from memos.cube import RECALLABLE, DeletionReceipt, MemCube, NewMemory, Scope, State, move
 from memos.embedding.base import Embedder
@@ -31,8 +31,6 @@ from memos.store.notes import NoteRepository
 from memos.store.quota import check_characters, check_memories
 from memos.store.records import OUTBOX_KEEP, Audit, Idempotency, Outbox, request_digest
 from memos.store.scoped import locate
-
-_HOUR_US = 3_600_000_000
 
 #: Submits a job that is queued already.
 Submit = Callable[[Scope, str], None]
@@ -97,15 +95,16 @@ class NoteWriter:
                 made = keys.replay(key, digest)  # again, now that other writers of the namespace wait
                 if made is not None:
                     return _reread(connection, namespace, scope, made)
-                keys.remember(key, digest, ids, now_us() + self._settings.idempotency_hours * _HOUR_US)
+                ends = now_us() + self._settings.idempotency_hours * HOUR_US
+                keys.remember(key, digest, ends, cube_ids=ids)
             repository = CubeRepository(connection, namespace.id)
-            self._check_quota(repository, namespace, notes, more=len(notes))
+            check_memories(self._settings, namespace.memories, len(notes))
+            self._check_characters(repository, sum(len(note.memory.text) for note in notes))
             repository.insert(notes, namespace.revision, row.id)
             namespaces.count_memories(connection, namespace.id, len(notes))
             Audit(connection, namespace.id).add("store", ids[0] if len(ids) == 1 else None, count=len(ids))
             job = self._note_job(connection, namespace, wanted=any(note.memory.infer for note in notes))
-            if not key:
-                once.record(connection, namespace.id)
+            once.record(connection, namespace.id)
         self._begin(scope, job)
         return [cube_from_note(note, scope) for note in notes]
 
@@ -133,7 +132,7 @@ class NoteWriter:
             present = _one(repository, cube_id, scope)
             # Text or metadata not given were taken from `before`: another writer must not have changed them since.
             _check_version(present, before.version)
-            self._check_quota(repository, namespace, [note], more=0)
+            self._check_characters(repository, len(note.memory.text) - len(present.text or ""))
             note = replace(note, valid_from=note.created_at)  # an update holds from now on, whenever it first happened
             repository.add_version(present, note, namespace.revision, row.id, "update")
             gone = Derived(connection, namespace.id).invalidate([cube_id], changed=True)
@@ -154,6 +153,7 @@ class NoteWriter:
             earlier = notes.version(cube_id, version)
             if earlier is None or version == present.version:
                 raise InvalidInput(f"memory {cube_id!r} is at version {present.version}; it has no earlier {version}")
+            self._check_characters(repository, len(earlier.text) - len(present.text or ""))
             notes.roll_back(cube_id, version, namespace.revision, now_us())
             after = _one(repository, cube_id, scope)
             changed = (after.digest, after.time.event_time) != (present.digest, present.time.event_time)
@@ -238,11 +238,9 @@ class NoteWriter:
 
     # ------------------------------------------------------------ inside
 
-    def _check_quota(self, repository: CubeRepository, namespace: Namespace, notes: Sequence[Note], more: int) -> None:
-        check_memories(self._settings, namespace.memories, more)
-        if self._settings.quota_characters:
-            added = sum(len(note.memory.text) for note in notes)
-            check_characters(self._settings, repository.counts()["text_characters"], added)
+    def _check_characters(self, repository: CubeRepository, more: int) -> None:
+        if self._settings.quota_characters and more > 0:
+            check_characters(self._settings, repository.characters(), more)
 
     def _unlearn(self, connection: Connection, namespace: Namespace, ids: Sequence[str]) -> tuple[Gone, str | None]:
         """Take back what other notes say of memories that go, and what was made of those notes; queue new ones."""

@@ -14,12 +14,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from memos.clock import now_us
+from memos.clock import HOUR_US, now_us
 from memos.cube import check_name
 from memos.store.records import Idempotency, request_digest
 from memos.store.scoped import answer_of
 
-_HOUR_US = 3_600_000_000
 _CURRENT: ContextVar[Once | None] = ContextVar("memos_once", default=None)
 
 Answer = Mapping[str, Any]
@@ -43,7 +42,7 @@ class Once:
     def of(cls, tenant: str, key: str, request: Any, hours: int) -> Once:
         """Return the request that a key is used for. Raises :class:`memos.errors.InvalidInput`."""
         check_name(key, "idempotency_key")
-        return cls(tenant, key, request_digest(key, request), now_us() + hours * _HOUR_US)
+        return cls(tenant, key, request_digest(key, request), now_us() + hours * HOUR_US)
 
     def answer(self, connection: Connection) -> dict[str, Any] | None:
         """Return what the request was answered with, ``None`` if it was not carried out."""
@@ -76,6 +75,6 @@ def record(connection: Connection, namespace_id: int, **answer: Any) -> None:
     if request is None:
         return
     keys = Idempotency(connection, namespace_id)
-    if keys.answered(request.key, request.digest):
+    if keys.replay(request.key, request.digest) is not None:
         raise AlreadyDone
-    keys.remember_answer(request.key, request.digest, answer or request.expected, request.expires_at)
+    keys.remember(request.key, request.digest, request.expires_at, answer=answer or request.expected)

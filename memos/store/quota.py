@@ -12,7 +12,7 @@ def check_memories(settings: Settings, present: int, more: int) -> None:
 
 
 def check_characters(settings: Settings, present: int, more: int) -> None:
-    """Raise :class:`QuotaReached` where a user's memories would have too much text, versions included."""
+    """Raise :class:`QuotaReached` where a user's memories would have too much text."""
     _check(settings.quota_characters, present, more, "characters of text")
 
 

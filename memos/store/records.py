@@ -77,21 +77,22 @@ class Idempotency(ScopedRepository):
             raise IdempotencyConflict(f"idempotency key {key!r} was used with a different request; use a new key")
         return list(row.cube_ids)
 
-    def remember(self, key: str, digest: str, cube_ids: Sequence[str], expires_at: int) -> None:
-        """Record ``key`` in the transaction that made the cubes, dropping expired keys of the namespace."""
-        self.connection.execute(self._delete(idempotency).where(idempotency.c.expires_at <= now_us()))
-        row = {"key": key, "digest": digest, "cube_ids": list(cube_ids), "expires_at": expires_at}
-        self._insert(idempotency, [row])
+    def remember(
+        self,
+        key: str,
+        digest: str,
+        expires_at: int,
+        *,
+        cube_ids: Sequence[str] = (),
+        answer: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Record ``key`` in the transaction that made the cubes, or did what ``answer`` can be made from.
 
-    def answered(self, key: str, digest: str) -> bool:
-        """Return whether a request was carried out; raise as :meth:`replay`."""
-        return self.replay(key, digest) is not None
-
-    def remember_answer(self, key: str, digest: str, answer: Mapping[str, Any], expires_at: int) -> None:
-        """Record a request that is no store, with what its answer can be made from."""
+        Expired keys of the namespace go.
+        """
         self.connection.execute(self._delete(idempotency).where(idempotency.c.expires_at <= now_us()))
-        row = {"key": key, "digest": digest, "cube_ids": [], "answer": dict(answer), "expires_at": expires_at}
-        self._insert(idempotency, [row])
+        made = {"cube_ids": list(cube_ids), "answer": None if answer is None else dict(answer)}
+        self._insert(idempotency, [{"key": key, "digest": digest, "expires_at": expires_at, **made}])
 
     def clear(self) -> None:
         """Forget every key of the namespace."""

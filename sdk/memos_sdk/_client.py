@@ -8,12 +8,12 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from memos_sdk import _operations as operations
 from memos_sdk._embedded import AsyncEmbeddedTransport, EmbeddedTransport
 from memos_sdk._http import AsyncHttpTransport, HttpTransport
-from memos_sdk._operations import Operation, Time
+from memos_sdk._operations import ChatOptions, Operation, Time
 from memos_sdk._stream import AsyncChatStream, ChatStream
 from memos_sdk._transport import AsyncTransport, Transport
 from memos_sdk.errors import InvalidInput, StoreClosed
@@ -316,7 +316,7 @@ class Memory:
         holds the recalled memories and passed its gate. ``text=False`` keeps the text of those out of the prompt.
         ``reply.usage`` counts tokens and milliseconds, ``reply.tiers`` names the cubes that the answer was made with.
         """
-        options = {
+        options: ChatOptions = {
             "top_k": top_k,
             "max_tokens": max_tokens,
             "temperature": temperature,
@@ -336,28 +336,9 @@ class Memory:
         user_id: str | None = None,
         agent_id: str | None = None,
         run_id: str | None = None,
-        top_k: int = 10,
-        max_tokens: int = 256,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
-        reuse: bool = True,
-        adapters: Sequence[str] | None = None,
-        text: bool = True,
+        **options: Unpack[ChatOptions],
     ) -> ChatStream:
         """As :meth:`chat`, piece by piece: iterate for the text as it comes; ``reply`` has the whole at the end."""
-        options = {
-            "top_k": top_k,
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "top_p": top_p,
-            "seed": seed,
-            "stop": stop,
-            "reuse": reuse,
-            "adapters": adapters,
-            "text": text,
-        }
         payload = operations.chat(messages, user_id, agent_id, run_id, options).payload
         return ChatStream(self._transport.stream(payload))
 
@@ -692,7 +673,7 @@ class AsyncMemory:
         holds the recalled memories and passed its gate. ``text=False`` keeps the text of those out of the prompt.
         ``reply.usage`` counts tokens and milliseconds, ``reply.tiers`` names the cubes that the answer was made with.
         """
-        options = {
+        options: ChatOptions = {
             "top_k": top_k,
             "max_tokens": max_tokens,
             "temperature": temperature,
@@ -712,28 +693,9 @@ class AsyncMemory:
         user_id: str | None = None,
         agent_id: str | None = None,
         run_id: str | None = None,
-        top_k: int = 10,
-        max_tokens: int = 256,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
-        reuse: bool = True,
-        adapters: Sequence[str] | None = None,
-        text: bool = True,
+        **options: Unpack[ChatOptions],
     ) -> AsyncChatStream:
         """As :meth:`chat`, piece by piece: iterate for the text as it comes; ``reply`` has the whole at the end."""
-        options = {
-            "top_k": top_k,
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "top_p": top_p,
-            "seed": seed,
-            "stop": stop,
-            "reuse": reuse,
-            "adapters": adapters,
-            "text": text,
-        }
         payload = operations.chat(messages, user_id, agent_id, run_id, options).payload
         return AsyncChatStream(self._parts(payload))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -36,6 +36,31 @@ class Operation(Generic[T]):
     read: Callable[[Any], T]
 
 
+class ChatOptions(TypedDict, total=False):
+    """The options of ``Memory.chat``, which explains them."""
+
+    top_k: int
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int | None
+    stop: Sequence[str]
+    reuse: bool
+    adapters: Sequence[str] | None
+    text: bool
+
+
+_CHAT: ChatOptions = {
+    "top_k": 10,
+    "max_tokens": 256,
+    "temperature": 0.0,
+    "top_p": 1.0,
+    "seed": None,
+    "stop": (),
+    "reuse": True,
+    "adapters": None,
+    "text": True,
+}
 _cubes = TypeAdapter(list[MemCube]).validate_python
 _versions = TypeAdapter(list[CubeVersion]).validate_python
 _adapters = TypeAdapter(list[AdapterInfo]).validate_python
@@ -226,10 +251,10 @@ def chat(
     user_id: str | None,
     agent_id: str | None,
     run_id: str | None,
-    options: Mapping[str, Any],
+    options: ChatOptions,
 ) -> Operation[ChatReply]:
-    """Return the call behind ``Memory.chat``."""
-    payload = {"messages": messages, **_scope(user_id, agent_id, run_id), "options": dict(options)}
+    """Return the call behind ``Memory.chat`` and ``Memory.chat_stream``."""
+    payload = {"messages": messages, **_scope(user_id, agent_id, run_id), "options": {**_CHAT, **options}}
     return Operation("chat", payload, ChatReply.model_validate)
 
 

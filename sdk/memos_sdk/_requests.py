@@ -58,8 +58,9 @@ def _store(payload: Payload) -> Request:
 
 
 def _store_many(payload: Payload) -> Request:
-    body = {"memories": _items(payload["items"]), **{name: payload[name] for name in _WHOSE}}
-    return _write("POST", "/v1/memories", body, payload["idempotency_key"], read=lambda answer: answer["memories"])
+    body = _json({name: payload[name] for name in _WHOSE}, memories=_items(payload["items"]))
+    key = _key(payload["idempotency_key"])
+    return Request("POST", "/v1/memories", body=body, headers=key, read=lambda answer: answer["memories"])
 
 
 def _recall(payload: Payload) -> Request:
@@ -306,18 +307,16 @@ def _text(name: str, value: object) -> str:
     return text
 
 
-def _items(values: Any) -> Any:
-    """Return memories as JSON has them. Raises an error with the index of the one that it has no form for."""
+def _items(values: Any) -> str:
+    """Return memories as JSON. Raises an error with the index of the one that it has no form for."""
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Sequence):
         raise InvalidInput("store_many needs a list of memories", {"status": 422, "code": "invalid-input"})
-    return [_item(index, one) for index, one in enumerate(values)]
+    return f"[{','.join(_item(index, one) for index, one in enumerate(values))}]"
 
 
-def _item(index: int, item: Any) -> Any:
-    if not isinstance(item, Mapping):
-        return item
+def _item(index: int, item: Any) -> str:
     try:
-        return {name: json.loads(_encoded(name, value)) for name, value in item.items()}
+        return _object(item) if isinstance(item, Mapping) else _encoded("memory", item)
     except InvalidInput as error:
         problem = {**error.problem, "index": index}
         raise type(error)(f"item {index}: {error.message}", problem) from error
@@ -330,9 +329,14 @@ def _list(values: Any) -> Any:
     return [dict(one) if isinstance(one, Mapping) else one for one in values]
 
 
-def _json(body: Payload) -> bytes:
-    fields = (f"{json.dumps(name)}:{_encoded(name, value)}" for name, value in body.items())
-    return f"{{{','.join(fields)}}}".encode()
+def _json(body: Payload, **encoded: str) -> bytes:
+    """Return a body; ``encoded`` are fields of it that are JSON already."""
+    more = "".join(f',"{name}":{value}' for name, value in encoded.items())
+    return f"{_object(body)[:-1]}{more}}}".encode()
+
+
+def _object(fields: Payload) -> str:
+    return f"{{{','.join(f'{json.dumps(name)}:{_encoded(name, value)}' for name, value in fields.items())}}}"
 
 
 def _encoded(name: str, value: Any) -> str:

@@ -130,6 +130,8 @@ def test_listener_who_leaves_ends_the_answer(chatting: Any, client: openai.OpenA
     stream = create(client, **asked, max_tokens=2_000, stream=True)
     next(iter(stream))
     stream.close()
+    with pytest.raises(openai.APITimeoutError):
+        create(client.with_options(timeout=0.5), **asked, max_tokens=2_000)
     for _ in range(400):
         if models.serving().runtime.idle:
             break

@@ -193,9 +193,31 @@ def test_quotas(tmp_path: Path, embedder: Embedder, serve: Callable[..., Any]) -
         assert (full.status_code, full.json()["code"], full.json()["quota"]) == (507, "quota-reached", 2)
         assert httpx.post(store, json={"text": "c", "user_id": "other"}).status_code == 201
         path = f"{store}/{made.json()['memories'][0]['id']}"
-        assert httpx.patch(path, json={"text": "x" * 99}).status_code == 507
+        assert httpx.patch(path, json={"text": "x" * 100}).status_code == 507
+        assert httpx.patch(path, json={"text": "x" * 99}).status_code == 200
+        assert httpx.patch(path, json={"text": "x"}).status_code == 200
+        other = httpx.post(store, json={"text": "y" * 50, "user_id": "other"})
+        assert other.status_code == 201
+        assert httpx.post(f"{path}/rollback", json={"version": 2}).status_code == 200
+        assert httpx.post(store, json={"text": "c"}).status_code == 507
         assert httpx.delete(path).status_code == 200
         assert httpx.post(store, json={"text": "c"}).status_code == 201
+
+
+def test_mistake_of_ours_is_a_problem_too(
+    tmp_path: Path, embedder: Embedder, serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistake(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("a secret of the code")
+
+    with serve(lambda: MemoryOS(Settings(home=tmp_path), embedder)) as service:
+        monkeypatch.setattr(service.service.engine, "stats", mistake)
+        answer = httpx.get(f"{service.url}/v1/stats", headers={"X-Request-ID": "abc"})
+        assert (answer.status_code, answer.json()["code"]) == (500, "internal-error")
+        assert answer.headers["X-Request-ID"] == "abc"
+        assert "secret" not in answer.text
+        counted = httpx.get(f"{service.url}/metrics").text
+        assert 'memos_requests_total{method="GET",route="/v1/stats",status="500"} 1.0' in counted
 
 
 def test_loop_stays_free_under_load(running: Any, client: httpx.Client) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
+from memos.config import Settings
+from memos.embedding.base import Embedder
+from memos.engine import MemoryOS
 from memos_sdk import Memory
 from memos_sdk.errors import Conflict, ImportRefused, InvalidInput, NotFound
 
@@ -58,19 +60,23 @@ def test_export_to_nowhere(memory: Memory, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_stays_in_the_temporary_folder(memory: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_stays_on_its_way(memory: Memory, tmp_path: Path, running: Any) -> None:
     memory.store("x")
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "server"))
-    (tmp_path / "server").mkdir()
     memory.export(tmp_path / "out.jsonl")
     memory.import_(tmp_path / "out.jsonl")
     with pytest.raises(NotFound):
         memory.export_adapter("01900000-0000-7000-8000-000000000000", path=tmp_path / "adapter")
-    for _ in range(100):
-        if not list((tmp_path / "server").iterdir()):
-            break
-        threading.Event().wait(0.05)  # the file is removed after its last byte was sent
-    assert list((tmp_path / "server").iterdir()) == []
+    with httpx.stream("GET", f"{running.url}/v1/export", headers={"Authorization": f"Bearer {running.key()}"}):
+        pass  # a client that leaves before it has read anything
+    assert list(running.service.passage.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path: Path, embedder: Embedder, serve: Callable[..., Any]) -> None:
+    left = tmp_path / "transfer" / "tmpabc"
+    left.mkdir(parents=True)
+    (left / "memories.jsonl").write_text("what was forgotten since")
+    with serve(lambda: MemoryOS(Settings(home=tmp_path), embedder)):
+        assert not left.exists()
 
 
 @pytest.mark.parametrize(
@@ -112,6 +118,17 @@ def test_job_is_watched_to_its_end(client: httpx.Client) -> None:
     assert told[-1]["state"] == "failed"
     assert "bundle-refused" in told[-1]["error"]
     assert client.get(f"/v1/jobs/{job.json()['id']}").json() == told[-1]
+
+
+def test_watching_a_job_is_one_request(tmp_path: Path, embedder: Embedder, serve: Callable[..., Any]) -> None:
+    """However long it takes, and whatever the rate of the key."""
+    with serve(lambda: MemoryOS(Settings(home=tmp_path), embedder), rate=0.01, burst=3) as service:
+        made = httpx.post(f"{service.url}/v1/memories", json={"text": "x"}).json()
+        job = httpx.post(f"{service.url}/v1/cubes/{made['id']}/promote", json={"to": "activation"}).json()
+        told = httpx.get(f"{service.url}/v1/jobs/{job['id']}/events", timeout=60)
+        assert told.headers["X-Accel-Buffering"] == "no"
+        assert '"state":"failed"' in told.text
+        assert "event: problem" not in told.text
 
 
 def test_demoting_a_memory_is_refused(client: httpx.Client, memory: Memory) -> None:

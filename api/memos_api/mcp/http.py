@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -39,7 +38,6 @@ async def running(settings: ServiceSettings) -> AsyncIterator[StreamableHTTPSess
 
     There are no sessions that could outlive a key, and an answer is one JSON body: the tools have nothing to stream.
     """
-    logging.getLogger("mcp").setLevel(logging.WARNING)  # it writes a line per request; the edge does that
     manager = StreamableHTTPSessionManager(
         make_server(_memories_of),
         stateless=True,

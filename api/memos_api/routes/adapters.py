@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
-from starlette.responses import FileResponse
+from starlette.responses import StreamingResponse
 
 from memos.access import Permission
 from memos.cube import DeletionReceipt
@@ -20,7 +19,7 @@ from memos_api.problems import problems
 from memos_api.routes.memories import READING, WRITING, Id, Only, User
 from memos_api.routes.transfer import FILE_BODY
 from memos_api.service import ServiceOf, plain
-from memos_api.upload import file_answer, kept_if_made, received, unnamed, unzip, zipped
+from memos_api.upload import FileAnswer, passing, received, unzip, zipped
 
 router = APIRouter(tags=["adapters"])
 
@@ -72,7 +71,7 @@ async def rollback(
 
 @router.get(
     "/adapters/{cube_id}/export",
-    response_class=FileResponse,
+    response_class=StreamingResponse,
     responses={
         200: {
             "description": "A ZIP archive of a PEFT directory.",
@@ -82,17 +81,16 @@ async def rollback(
     },
     summary="An adapter as a PEFT directory",
 )
-async def export(cube_id: Id, caller: CallerOf, service: ServiceOf, user_id: Only = None) -> FileResponse:
+async def export(cube_id: Id, caller: CallerOf, service: ServiceOf, user_id: Only = None) -> FileAnswer:
     """Send an adapter as a ZIP archive of a PEFT directory."""
 
-    def work(wire: Wire) -> tuple[Path, Path]:
-        with kept_if_made() as folder, unnamed(folder):
+    def work(wire: Wire) -> FileAnswer:
+        with passing(service.passage) as folder:
             wire.call("export_adapter", {"id": cube_id, "path": str(folder / "peft"), "user_id": user_id})
             zipped(folder / "peft", folder / "adapter.zip")
-            return folder, folder / "adapter.zip"
+            return FileAnswer(folder / "adapter.zip", ZIP, {})
 
-    folder, path = await service.run(caller, Permission.READ, work, service.files)
-    return file_answer(folder, path, ZIP, {})
+    return await service.run(caller, Permission.READ, work, service.files)
 
 
 @router.post(
@@ -114,14 +112,13 @@ async def import_(
 ) -> Answer:
     """Register the adapter of a PEFT directory, sent as a ZIP archive; it is used only where a request names it."""
     await service.calls.run(lambda: service.admit(caller, Permission.WRITE))
-    async with received(request, service.files, "adapter.zip") as path:
+    async with received(request, service.files, service.passage, "adapter.zip") as path:
         folder = path.parent / "peft"
         payload = {"path": str(folder), "name": name, "user_id": user_id, "idempotency_key": idempotency_key}
 
         def work(wire: Wire) -> bytes:
             folder.mkdir()
             unzip(path, folder, service.settings.max_file_bytes)
-            with unnamed(path.parent):
-                return encoded(wire.call("import_adapter", payload))
+            return encoded(wire.call("import_adapter", payload))
 
-        return Answer(await service.run(caller, Permission.WRITE, work, service.files), 201)
+        return Answer(await service.run(caller, Permission.WRITE, work, service.files, again=True), 201)

@@ -9,17 +9,18 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from memos.access import Permission
 from memos.errors import InvalidInput, MemosError, NotFound
 from memos.wire import Wire
-from memos_api.answers import Answer, encoded
+from memos_api.answers import Answer, EventStream, encoded
 from memos_api.caller import Caller, CallerOf
 from memos_api.completions import local, upstream
 from memos_api.completions.form import Form
 from memos_api.completions.keeping import keep
 from memos_api.completions.request import ChatBody, Turn, question_of
+from memos_api.edge import GONE
 from memos_api.problems import problems
 from memos_api.service import Service, ServiceOf
 
@@ -98,7 +99,7 @@ async def chat(body: ChatBody, request: Request, caller: CallerOf, service: Serv
     first = await answering.pieces.get()
     if first is None:
         await task  # what is refused before the first piece is refused with its status
-    return StreamingResponse(local.stream(first, answering, task, body), media_type="text/event-stream")
+    return EventStream(local.stream(first, answering, task, body))
 
 
 @router.post("/embeddings", response_model=Embeddings, responses=problems(*FAILING), summary="Embed texts")
@@ -143,7 +144,10 @@ async def _whole(request: Request, answering: local.Answering, task: local.Reply
         await asyncio.wait({task}, timeout=LOOK_S)
         if not task.done() and await request.is_disconnected():
             answering.gone.set()
-    reply, turn = task.result()
+    try:
+        reply, turn = task.result()
+    except local.NobodyListens:
+        return Answer(b"", GONE)
     return Answer(encoded(Form(body.model).completion(reply, turn)))
 
 
@@ -164,7 +168,7 @@ async def _upstream(service: Service, server: upstream.Upstream, caller: Caller,
         for piece in upstream.last(body, turn, recalled):
             yield piece
 
-    return StreamingResponse(events(), media_type="text/event-stream")
+    return EventStream(events())
 
 
 def _memories(wire: Wire, body: ChatBody, question: str) -> tuple[str, list[str]]:
@@ -190,6 +194,6 @@ async def _keep(service: Service, caller: Caller, body: ChatBody, turn: Turn) ->
     if not body.keeps:
         return
     try:
-        await service.run(caller, Permission.WRITE, lambda wire: keep(wire, turn, body.whose))
+        await service.run(caller, Permission.WRITE, lambda wire: keep(wire, turn, body.whose), again=True)
     except MemosError as error:
         turn.problem = error.problem()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
@@ -13,6 +15,27 @@ from memos_api.service import ServiceOf
 
 router = APIRouter(tags=["later"])
 
+LATER = (
+    (
+        "GET",
+        "/plan",
+        "What the scheduler would move",
+        "plans come with the scheduler of a later version; promote memories yourself: POST /v1/bundles",
+    ),
+    (
+        "GET",
+        "/moves",
+        "What the scheduler moved",
+        "moves between tiers are recorded by the scheduler of a later version",
+    ),
+    (
+        "POST",
+        "/compose",
+        "Compose cubes in one prompt",
+        "composition of several KV files comes with a later version; a chat uses the one that covers most",
+    ),
+)
+
 
 class Refusal(JSONResponse):
     """The only answer there is."""
@@ -20,43 +43,23 @@ class Refusal(JSONResponse):
     media_type = PROBLEM
 
 
-FAILING = problems(401, 403, 429, 501, 503, 504)
+def _refusing(permission: Permission, said: str) -> Callable[..., Awaitable[Response]]:
+    async def refuse(caller: CallerOf, service: ServiceOf) -> Response:
+        """Answer 501."""
+        await service.run(caller, permission, lambda _: None)
+        raise NotBuilt(said)
+
+    return refuse
 
 
-@router.get(
-    "/plan",
-    responses=FAILING,
-    summary="What the scheduler would move (a later version)",
-    status_code=501,
-    response_class=Refusal,
-)
-async def plan(caller: CallerOf, service: ServiceOf) -> Response:
-    """Answer 501."""
-    await service.run(caller, Permission.READ, lambda _: None)
-    raise NotBuilt("plans come with the scheduler of a later version; promote memories yourself: POST /v1/bundles")
-
-
-@router.get(
-    "/moves",
-    responses=FAILING,
-    summary="What the scheduler moved (a later version)",
-    status_code=501,
-    response_class=Refusal,
-)
-async def moves(caller: CallerOf, service: ServiceOf) -> Response:
-    """Answer 501."""
-    await service.run(caller, Permission.READ, lambda _: None)
-    raise NotBuilt("moves between tiers are recorded by the scheduler of a later version")
-
-
-@router.post(
-    "/compose",
-    responses=FAILING,
-    summary="Compose cubes in one prompt (a later version)",
-    status_code=501,
-    response_class=Refusal,
-)
-async def compose(caller: CallerOf, service: ServiceOf) -> Response:
-    """Answer 501."""
-    await service.run(caller, Permission.WRITE, lambda _: None)
-    raise NotBuilt("composition of several KV files comes with a later version; a chat uses the one that covers most")
+for method, path, what, said in LATER:
+    router.add_api_route(
+        path,
+        _refusing(Permission.READ if method == "GET" else Permission.WRITE, said),
+        methods=[method],
+        name=path[1:],
+        summary=f"{what} (a later version)",
+        status_code=501,
+        response_class=Refusal,
+        responses=problems(401, 403, 429, 501, 503, 504),
+    )

@@ -14,7 +14,7 @@ from memos.cube import DeletionReceipt
 from memos.errors import MemosError
 from memos.store.jobs import FINAL, Job
 from memos.wire import Wire
-from memos_api.answers import Answer, encoded
+from memos_api.answers import Answer, EventStream, encoded
 from memos_api.bodies import BundleBody, PromoteBody, WhichBody
 from memos_api.caller import Caller, CallerOf, IdempotencyKey
 from memos_api.problems import problems
@@ -90,10 +90,10 @@ async def job(job_id: JobId, caller: CallerOf, service: ServiceOf) -> Answer:
     summary="Watch a job",
     tags=["jobs"],
 )
-async def events(job_id: JobId, caller: CallerOf, service: ServiceOf) -> StreamingResponse:
+async def events(job_id: JobId, caller: CallerOf, service: ServiceOf) -> EventStream:
     """Send the job as a server-sent event whenever it changes, until it is over."""
     first = await _look(service, caller, job_id)
-    return StreamingResponse(_watched(service, caller, job_id, first), media_type="text/event-stream")
+    return EventStream(_watched(service, caller, job_id, first))
 
 
 async def _watched(service: Service, caller: Caller, job_id: str, first: tuple[bytes, bool]) -> AsyncIterator[bytes]:
@@ -102,7 +102,7 @@ async def _watched(service: Service, caller: Caller, job_id: str, first: tuple[b
     while not over and not service.stopping.is_set():
         await asyncio.sleep(LOOK_S)
         try:
-            then, over = await _look(service, caller, job_id)
+            then, over = await _look(service, caller, job_id, again=True)
         except MemosError as error:  # forgotten meanwhile, the key revoked, the database gone
             yield b"event: problem\ndata: " + encoded(error.problem()) + b"\n\n"
             return
@@ -111,9 +111,9 @@ async def _watched(service: Service, caller: Caller, job_id: str, first: tuple[b
             yield b"event: job\ndata: " + now + b"\n\n"
 
 
-async def _look(service: Service, caller: Caller, job_id: str) -> tuple[bytes, bool]:
+async def _look(service: Service, caller: Caller, job_id: str, *, again: bool = False) -> tuple[bytes, bool]:
     def work(wire: Wire) -> tuple[bytes, bool]:
         found = wire.call("job", {"id": job_id})
         return encoded(found), found["state"] in FINAL
 
-    return await service.run(caller, Permission.READ, work)
+    return await service.run(caller, Permission.READ, work, again=again)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from starlette.responses import FileResponse
+from starlette.responses import StreamingResponse
 
 from memos.access import Permission
 from memos.store.statistics import Statistics
@@ -17,7 +16,7 @@ from memos_api.caller import CallerOf, IdempotencyKey
 from memos_api.problems import problems
 from memos_api.routes.memories import READING, WRITING, Agent, Run, User
 from memos_api.service import ServiceOf, plain
-from memos_api.upload import file_answer, kept_if_made, received, unnamed
+from memos_api.upload import FileAnswer, passing, received
 
 router = APIRouter(tags=["transfer"])
 
@@ -33,23 +32,23 @@ FILE_BODY: dict[str, Any] = {
 
 @router.get(
     "/export",
-    response_class=FileResponse,
+    response_class=StreamingResponse,
     responses={
         200: {"description": "JSON Lines.", "content": {LINES: {"schema": {"type": "string"}}}},
         **problems(*READING, 507),
     },
     summary="A user's memories as a file",
 )
-async def export(caller: CallerOf, service: ServiceOf, user_id: User = None) -> FileResponse:
+async def export(caller: CallerOf, service: ServiceOf, user_id: User = None) -> FileAnswer:
     """Send a user's memories with their history and links as JSON Lines, as of one moment."""
 
-    def work(wire: Wire) -> tuple[Path, Path, int]:
-        with kept_if_made() as folder, unnamed(folder):
+    def work(wire: Wire) -> FileAnswer:
+        with passing(service.passage) as folder:
             path = folder / "memories.jsonl"
-            return folder, path, wire.call("export", {"path": str(path), "user_id": user_id})
+            count = wire.call("export", {"path": str(path), "user_id": user_id})
+            return FileAnswer(path, LINES, {COUNT: str(count)})
 
-    folder, path, count = await service.run(caller, Permission.READ, work, service.files)
-    return file_answer(folder, path, LINES, {COUNT: str(count)})
+    return await service.run(caller, Permission.READ, work, service.files)
 
 
 @router.post(
@@ -73,15 +72,14 @@ async def import_(
 ) -> Answer:
     """Read an own export, JSON Lines, LoCoMo or a chat log; the body is the file itself."""
     await service.calls.run(lambda: service.admit(caller, Permission.WRITE))  # before a large body is taken
-    async with received(request, service.files, name) as path:
+    async with received(request, service.files, service.passage, name) as path:
         whose = {"user_id": user_id, "agent_id": agent_id, "run_id": run_id}
         payload = {"path": str(path), **whose, "strict": strict, "idempotency_key": idempotency_key}
 
         def work(wire: Wire) -> bytes:
-            with unnamed(path.parent):
-                return encoded(wire.call("import", payload))
+            return encoded(wire.call("import", payload))
 
-        return Answer(await service.run(caller, Permission.WRITE, work, service.files))
+        return Answer(await service.run(caller, Permission.WRITE, work, service.files, again=True))
 
 
 @router.get("/stats", response_model=Statistics, responses=problems(*READING), summary="What a user's namespace holds")

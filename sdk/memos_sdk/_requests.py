@@ -336,6 +336,9 @@ def _json(body: Payload, **encoded: str) -> bytes:
 
 
 def _object(fields: Payload) -> str:
+    unnamed = next((name for name in fields if not isinstance(name, str)), None)
+    if unnamed is not None:
+        raise InvalidInput(f"{unnamed!r} is no name of a field", {"status": 422, "code": "invalid-input"})
     return f"{{{','.join(f'{json.dumps(name)}:{_encoded(name, value)}' for name, value in fields.items())}}}"
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import math
 import os
 import re
 import threading
 import time
 import uuid
+import zlib
+from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -39,9 +43,31 @@ os.environ.update(
     }
 )
 
-hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("default", deadline=None, max_examples=30)
 hypothesis.settings.register_profile("soak", deadline=None, max_examples=2_000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave to ``make soak`` what is marked ``soak``, and all but one in ``n`` of what is marked ``sampled(n)``.
+
+    Eight parameter sets of a test stay at least. Which ones is drawn by their names: the same on every machine, mixed
+    over all parameters.
+    """
+    if SOAK:
+        return
+    left: set[pytest.Item] = {item for item in items if item.get_closest_marker("soak")}
+    many: defaultdict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("sampled"):
+            many[item.nodeid.split("[")[0]].append(item)
+    for alike in many.values():
+        (one_in,) = alike[0].get_closest_marker("sampled").args  # type: ignore[union-attr]  # it was just seen
+        alike.sort(key=lambda item: zlib.crc32(item.nodeid.encode()))
+        left.update(alike[max(8, math.ceil(len(alike) / one_in)) :])
+    config.hook.pytest_deselected(items=[item for item in items if item in left])
+    items[:] = [item for item in items if item not in left]
 
 
 @pytest.fixture(scope="session")
@@ -143,6 +169,38 @@ def models() -> Iterator[ModelHost]:
     host = ModelHost(Settings())
     yield host
     host.close()
+
+
+@pytest.fixture(scope="session")
+def shallow_model(models: ModelHost, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first layers of the bundled model alone, for tests of what is done around a model: their folder."""
+    return cut_model(models, tmp_path_factory.mktemp("shallow"))
+
+
+@pytest.fixture(scope="session")
+def shallow_models(models: ModelHost, request: pytest.FixtureRequest) -> Iterator[ModelHost]:
+    """A host of the shallow model; of the whole one in soak."""
+    from memos.config import Settings
+    from memos.runtime.host import ModelHost
+
+    if SOAK:
+        yield models
+        return
+    host = ModelHost(Settings(model=str(request.getfixturevalue("shallow_model"))))
+    yield host
+    host.close()
+
+
+def cut_model(models: ModelHost, folder: Path, layers: int = 4) -> Path:
+    """Save a model of a model's first layers and its tokenizer; return the folder."""
+    loaded = models.serving().loaded
+    config = copy.deepcopy(loaded.model.config)
+    config.num_hidden_layers, config.layer_types = layers, None
+    cut = type(loaded.model)(config)
+    cut.load_state_dict({name: loaded.model.state_dict()[name] for name in cut.state_dict()})
+    cut.to(loaded.model.dtype).save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
+    return folder
 
 
 # --------------------------------------------------------------------------------------------------

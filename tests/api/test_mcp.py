@@ -462,6 +462,7 @@ async def remembering(memory: AsyncMemory, user: str | None = None) -> AsyncIter
         yield client
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(300)  # loads the bundled model
 def test_stdio_with_an_embedded_store(tmp_path: Path) -> None:
     async def live() -> str:

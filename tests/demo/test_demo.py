@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 
-from memos.demo import show
+from memos.demo import run, show
 from memos.demo.forgetting import fragments, traces
 from memos.demo.material import FRIENDS, READER, load, reference, session_time
 from memos.demo.run import run_demo
@@ -167,7 +167,21 @@ def test_demo_leaves_nothing_behind_on_error(scratch: Path) -> None:
     assert not list(scratch.iterdir())
 
 
+@pytest.fixture(params=["brief", pytest.param("whole", marks=pytest.mark.soak)])
+def length(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo as users see it; and one with a chapter of the book, and a model of few layers."""
+    if request.param == "whole":
+        return
+    monkeypatch.setenv("MEMOS_MODEL", str(request.getfixturevalue("shallow_model")))
+    batches, questions = load()
+    told = [batch for batch in batches if batch.run_id not in ("chapter_2", "chapter_3")]
+    places = {(batch.user_id, reference(item["metadata"])) for batch in told for item in batch.items}
+    kept = [one for one in questions if {(one.user_id, place) for place in one.evidence} <= places]
+    monkeypatch.setattr(run, "load", lambda: (told, kept))
+
+
 @pytest.mark.timeout(600)
+@pytest.mark.usefixtures("length")
 def test_demo(scratch: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MEMOS_NOTES")
     printed = io.StringIO()
@@ -176,7 +190,7 @@ def test_demo(scratch: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert capsys.readouterr() == ("", "")
     assert not list(scratch.iterdir())
     found, asked = report["score"]["found"], report["score"]["questions"]
-    assert asked == 20
+    assert asked >= 17
     assert found >= 0.8 * asked
     assert report["notes"]["counts"]["links"] > report["notes"]["counts"]["notes"]
     assert report["score"]["newest_first"] >= 0.5 * report["score"]["changed"]

@@ -67,7 +67,7 @@ def test_nothing_lost_nothing_half_there(
     embedder: Embedder,
 ) -> None:
     MemoryOS(Settings(home=data_folder), embedder).close()  # being killed while this is made is another test
-    for number in range(500 if SOAK else 40):
+    for number in range(500 if SOAK else 15):
         ledger.read(nursery.round(data_folder, number, dice.uniform(0, 0.3)), text_of)
     stored = read_store(data_folder / "memos.db")
     check_promises(ledger, stored)
@@ -87,7 +87,7 @@ def test_index_follows_exactly(
     embedder: Embedder,
 ) -> None:
     """With a low threshold the relay is killed too, in the middle of writing to Chroma."""
-    for number in range(100 if SOAK else 12):
+    for number in range(100 if SOAK else 5):
         delay = dice.uniform(0.1, 0.8)
         ledger.read(nursery.round(data_folder, number, delay, index_threshold=50), text_of)
     settings = Settings(home=data_folder, index_threshold=50)
@@ -100,7 +100,7 @@ def test_index_follows_exactly(
 
 
 def test_killed_while_creating_the_store(nursery: Any, dice: random.Random, tmp_path: Path, embedder: Embedder) -> None:
-    for number in range(100 if SOAK else 12):
+    for number in range(100 if SOAK else 5):
         home = tmp_path / f"store-{number}"
         for _ in range(2):
             nursery.round(home, number, dice.uniform(0, 0.15))

@@ -16,6 +16,7 @@ from memos_kernels.adapters import reference
 from memos_kernels.adapters.step import layout_of
 from memos_kernels.workloads import POPULARITY, Matrices, adapter_step, popularity, random_tensor
 
+pytestmark = pytest.mark.sampled(3)
 Check = Callable[..., None]
 
 

@@ -16,6 +16,7 @@ from memos_kernels import combine_lse
 from memos_kernels.attention import reference
 from memos_kernels.workloads import Heads, Sequences, sequences
 
+pytestmark = pytest.mark.sampled(3)
 Check = Callable[[torch.Tensor, torch.Tensor], None]
 Results = tuple[torch.Tensor, torch.Tensor]
 NAN = float("nan")

@@ -88,7 +88,14 @@ def test_reference_is_taken_where_it_is_asked_for(python: Callable[..., str]) ->
     python(ask, all_operations(warnings=0), NO_MODULES)
 
 
-@pytest.mark.parametrize("place", range(3), ids=["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(0, id="float32"),
+        pytest.param(1, id="bfloat16", marks=pytest.mark.soak),
+        pytest.param(2, id="float16", marks=pytest.mark.soak),
+    ],
+)
 def test_numba_is_taken_without_a_word(python: Callable[..., str], place: int) -> None:
     """One dtype at a time: with nothing in numba's cache, each compiles for half a minute."""
     one = all_operations(warnings=0, chosen=f"{place}:{place + 1}")

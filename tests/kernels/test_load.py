@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from memos_kernels import QuantisedPages, delta_angles
 from memos_kernels.load import reference
 from memos_kernels.workloads import random_tensor, shuffled_table
 
+pytestmark = pytest.mark.sampled(3)
 Check = Callable[[torch.Tensor, torch.Tensor], None]
 NAN = float("nan")
 

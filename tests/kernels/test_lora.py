@@ -15,6 +15,7 @@ from memos_kernels import LoraPlan, RankRows, plan_lora
 from memos_kernels.lora import reference
 from memos_kernels.workloads import POPULARITY, popularity, random_tensor, rank_rows
 
+pytestmark = pytest.mark.sampled(3)
 Check = Callable[..., None]
 
 

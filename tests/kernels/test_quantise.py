@@ -14,6 +14,7 @@ from memos_kernels import ErrorStatistics, QuantisedPages, delta_angles, quantis
 from memos_kernels.quantise import reference
 from memos_kernels.workloads import random_tensor, shuffled_table
 
+pytestmark = pytest.mark.sampled(3)
 Check = Callable[[torch.Tensor, torch.Tensor], None]
 UNTOUCHED = 0x5A  # bits of what must not be written
 

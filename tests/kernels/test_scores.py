@@ -14,6 +14,7 @@ from memos_kernels.attention.reference import paged_attention_prefill
 from memos_kernels.scores import reference
 from memos_kernels.workloads import Heads, Sequences, sequences
 
+pytestmark = pytest.mark.sampled(3)
 Check = Callable[[torch.Tensor, torch.Tensor], None]
 
 

@@ -121,10 +121,15 @@ for _ in range(20):
     BAD_FILTERS["too deep"] = {"$not": BAD_FILTERS["too deep"]}
 
 
+@pytest.fixture(scope="module")
+def before(store: Memory) -> tuple[object, ...]:
+    """What is in the store before any test, and so before each."""
+    return everything(store)
+
+
 @pytest.fixture
-def unchanged(store: Memory) -> Iterator[Memory]:
-    """The store, compared before and after, and used once more at the end."""
-    before = everything(store)
+def unchanged(store: Memory, before: tuple[object, ...]) -> Iterator[Memory]:
+    """The store, compared with how it began, and used once more at the end."""
     yield store
     assert everything(store) == before
     assert store.recall("which cat was adopted?").hits[0].text == "Ann adopted a cat"
@@ -322,6 +327,7 @@ BY_ID: dict[str, Callable[..., object]] = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("operation", SCOPED.values(), ids=ids(SCOPED))
 @pytest.mark.parametrize("field", ["user_id", "agent_id", "run_id"])
 @pytest.mark.parametrize("name", BAD_NAMES)
@@ -330,6 +336,7 @@ def test_bad_name(unchanged: Memory, operation: Callable[..., object], field: st
         operation(unchanged, **{field: name})
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("operation", BY_ID.values(), ids=ids(BY_ID))
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_bad_user_of_id(unchanged: Memory, operation: Callable[..., object], name: Any) -> None:
@@ -343,6 +350,7 @@ def test_bad_user_of_stats(unchanged: Memory, name: Any) -> None:
         unchanged.stats(user_id=name)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("operation", BY_ID.values(), ids=ids(BY_ID))
 @pytest.mark.parametrize("cube_id", BAD_IDS, ids=range(len(BAD_IDS)))
 @pytest.mark.parametrize("user_id", [None, "default", "nobody"])
@@ -351,6 +359,7 @@ def test_unknown_id(unchanged: Memory, operation: Callable[..., object], cube_id
         operation(unchanged, cube_id, user_id=user_id)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("operation", BY_ID.values(), ids=ids(BY_ID))
 @pytest.mark.parametrize("cube_id", BAD_ID_TYPES)
 def test_id_of_wrong_type(unchanged: Memory, operation: Callable[..., object], cube_id: Any) -> None:
@@ -410,6 +419,7 @@ def test_bad_explain(unchanged: Memory, explain: Any) -> None:
         unchanged.recall("cat", explain=explain)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("filters", BAD_FILTERS.values(), ids=ids(BAD_FILTERS))
 @pytest.mark.parametrize("user_id", [None, "nobody"])
 def test_bad_filter(unchanged: Memory, filters: Any, user_id: str | None) -> None:

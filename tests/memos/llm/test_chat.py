@@ -1,4 +1,4 @@
-"""Promotion and chat on the real bundled model: exact reuse, and every way a KV file can fail to serve."""
+"""Promotion and chat on layers of the bundled model: exact reuse, and every way a KV file can fail to serve."""
 
 from __future__ import annotations
 

@@ -55,9 +55,10 @@ def adapter(frame: Frame) -> Callable[..., Adapter]:
     """Make a random adapter of some modules that changes what the model says."""
 
     def make(seed: int = 0, rank: int = 2) -> Adapter:
-        random = torch.Generator().manual_seed(seed)
+        random, layers = torch.Generator().manual_seed(seed), frame.kv.layers
         factors = {}
-        for place in [(20, "self_attn.o_proj"), *((layer, "mlp.down_proj") for layer in range(4, 28, 3))]:
+        downs = range(layers // 8, layers - 1, max(1, layers // 10))
+        for place in [(layers * 2 // 3, "self_attn.o_proj"), *((layer, "mlp.down_proj") for layer in downs)]:
             inward, outward = frame.sizes[place[1]]
             down = torch.randn(rank, inward, generator=random) / inward**0.5
             factors[place] = Factors(down, torch.randn(outward, rank, generator=random), 20.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 
@@ -80,7 +79,7 @@ def test_forgotten_fact_is_as_unlikely_as_before(engine: MemoryOS, models: Model
     assert log_likelihood(engine, models, QUESTION, "4471", OTHER) == pytest.approx(base, abs=1e-4)
 
 
-@pytest.mark.skipif(os.environ.get("HYPOTHESIS_PROFILE") != "soak", reason="it trains for minutes, twice: make soak")
+@pytest.mark.soak  # it trains for minutes, twice
 def test_memories_become_weights_and_are_unlearnt(engine: MemoryOS, models: ModelHost) -> None:
     notes: list[MemCube] = engine.store_many(SCOPE, [{"text": LOCKER}, {"text": TOWN}])
     base = log_likelihood(engine, models, QUESTION, "4471")

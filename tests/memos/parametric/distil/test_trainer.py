@@ -65,7 +65,7 @@ def test_same_seed_trains_the_same(train: Train, payload: str) -> None:
 
 
 @pytest.mark.parametrize("payload", ["lora", "cartridge"])
-@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.soak), 2, pytest.param(3, marks=pytest.mark.soak)])
 def test_interrupted_training_ends_as_an_uninterrupted_one(
     train: Train, tmp_path: Path, payload: str, steps: int
 ) -> None:

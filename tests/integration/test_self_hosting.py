@@ -21,7 +21,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -421,6 +421,68 @@ def test_databases_die_and_come_back(stack: Stack) -> None:
         kept = {cube.id for cube in memory.list(limit=1000)}
         assert stored <= kept
         assert "Tromsø" in memory.recall("Where is the Kestrel?", top_k=1).context
+
+
+@pytest.mark.soak
+def test_databases_die_again_and_again_under_load(stack: Stack) -> None:
+    """Four writers and four readers go on: only PostgreSQL's absence stops them, and no answer is a server's error."""
+    key = stack.first_key()
+    with stack.up(), Memory(stack.url, api_key=key) as memory, ExitStack() as load:
+        memory.store_many([{"text": f"Ship {number} lies in Oslo"} for number in range(20)])
+        written = [load.enter_context(writing(memory)) for _ in range(4)]
+        answered, refused = load.enter_context(reading(stack.url, key, 4))
+        for database in (stack.chroma, stack.postgres, stack.chroma, stack.postgres):
+            wait_until(lambda: goes_on(written, answered))
+            database.kill()
+            wait_until(lambda: stack.ready()[1] != "ready")
+            if database is stack.chroma:
+                wait_until(lambda: goes_on(written, answered))
+            else:
+                time.sleep(3)
+            database.start()
+            wait_until(lambda: stack.ready() == (200, "ready"))
+        wait_until(lambda: goes_on(written, answered))
+        load.close()
+        assert set(refused) <= {503}, refused
+        assert refused, "PostgreSQL was away without anybody noticing"
+        page, kept = memory.list(limit=1_000), set[str]()
+        while page:
+            kept |= {cube.id for cube in page}
+            page = memory.list(limit=1_000, after=page[-1].id)
+        assert {one for ids in written for one in ids} <= kept
+        assert len(kept) == memory.stats().memories
+
+
+def goes_on(written: list[list[str]], answered: list[int]) -> bool:
+    """Wait a moment; tell whether every writer wrote and somebody read meanwhile."""
+    before = [len(ids) for ids in written], len(answered)
+    time.sleep(1)
+    return all(len(ids) > count for ids, count in zip(written, before[0], strict=True)) and len(answered) > before[1]
+
+
+@contextmanager
+def reading(url: str, key: str, readers: int) -> Iterator[tuple[list[int], list[int]]]:
+    """Recall over bare HTTP until the block ends; yield the statuses of answers and of refusals."""
+    ended = threading.Event()
+    answered: list[int] = []
+    refused: list[int] = []
+
+    def read() -> None:
+        headers = {"Authorization": f"Bearer {key}"}
+        with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
+            while not ended.is_set():
+                status = client.post("/v1/recall", json={"query": "Which ship lies in Oslo?"}).status_code
+                (answered if status == 200 else refused).append(status)
+
+    threads = [threading.Thread(target=read) for _ in range(readers)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield answered, refused
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
 
 
 @pytest.mark.soak

@@ -34,7 +34,7 @@ from harness import Report, parser, peer_python, table
 
 from memos_sdk import Memory
 
-BARE = ("fastapi==0.165.0", "sqlalchemy==2.1.9", "aiosqlite", "uvicorn[standard]==0.54.0")
+BARE = ("fastapi==0.165.0", "sqlalchemy[asyncio]==2.1.9", "aiosqlite", "uvicorn[standard]==0.54.0")
 SCHEMATHESIS = ("schemathesis==4.32.5",)
 MEMOS = Path(sys.executable).with_name("memos")
 CLIENTS = 16

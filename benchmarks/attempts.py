@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ import httpx
 
 #: Users of the victim; a thief may name them.
 USERS = ("default", "u1", "u2")
+#: States of a job that stay.
+ENDED = ("done", "failed", "cancelled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,15 @@ class Victim:
         client.patch(f"/v1/memories/{made.ids[0]}", json={"text": f"{made.canary} has another secret"})
         job = client.post("/v1/bundles", json={"ids": made.ids[:1], "to": "activation"}).json()
         made.ids.append(job["id"])
+        for work in (job, *(client.post("/v1/memories/refine", json={"user_id": user}).json() for user in USERS)):
+            made._wait(work.get("id"))
         made.tenant = client.get(f"/v1/memories/{made.ids[0]}").json()["scope"]["tenant"]
         return made
+
+    def _wait(self, job_id: str | None) -> None:
+        """Wait until a job is over, which might change what is here; notes may be off, then there is none."""
+        while job_id and self.client.get(f"/v1/jobs/{job_id}").json()["state"] not in ENDED:
+            time.sleep(0.1)
 
     def state(self) -> list[Any]:
         """Return everything that must stay as it is."""

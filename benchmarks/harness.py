@@ -11,6 +11,7 @@ import sys
 import venv
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,12 @@ def commit() -> str:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> None:
-    """Print rows of equal keys as an aligned table."""
-    if not rows:
-        return
+    """Print rows as aligned tables, one for each run of rows with equal keys."""
+    for _, alike in groupby(rows, key=tuple):
+        _print(list(alike))
+
+
+def _print(rows: Sequence[dict[str, Any]]) -> None:
     lines = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     for line in lines:

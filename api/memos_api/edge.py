@@ -53,7 +53,8 @@ class _Exchange:
         if self.status:  # the answer has begun: all that can come is the client's leaving
             return await self.receive()
         try:
-            message = await asyncio.wait_for(self.receive(), self.stall_s)
+            async with asyncio.timeout(self.stall_s):
+                message = await self.receive()
         except TimeoutError as error:
             raise RequestRefused(f"nothing of the body came for {self.stall_s:g} s") from error
         self.read += len(message.get("body", b""))
@@ -67,7 +68,8 @@ class _Exchange:
             self.status = message["status"]
             message["headers"] = [*message["headers"], (REQUEST_ID.lower().encode(), self.request_id.encode())]
         try:
-            await asyncio.wait_for(self.send(message), self.stall_s)
+            async with asyncio.timeout(self.stall_s):
+                await self.send(message)
         except TimeoutError as error:
             raise ClientGone from error
 

@@ -35,7 +35,8 @@ class Pool:
         future = asyncio.get_running_loop().run_in_executor(self._executor, contextvars.copy_context().run, work)
         future.add_done_callback(self._leave)
         try:
-            return await asyncio.wait_for(asyncio.shield(future), self._timeout_s)
+            async with asyncio.timeout(self._timeout_s):
+                return await asyncio.shield(future)
         except TimeoutError as error:
             raise TimedOut(
                 f"no answer within {self._timeout_s:g} s; a write may still be carried out: repeat it with the same "

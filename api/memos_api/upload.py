@@ -21,6 +21,8 @@ from memos.errors import InvalidInput, MemosError, StoreFull
 from memos_api.pools import Pool
 
 NAME = "import"
+#: Bytes of a file's name on common file systems.
+LONGEST_NAME = 255
 #: Bytes read at a time.
 PIECE = 1 << 20
 #: What a PEFT directory may hold here, and nothing else.
@@ -39,9 +41,12 @@ def swept(root: Path, age_s: float) -> Path:
 
 @asynccontextmanager
 async def received(request: Request, pool: Pool, root: Path, name: str | None) -> AsyncIterator[Path]:
-    """Yield a file with the body of a request, named as the client named it."""
+    """Yield a file with the body of a request, named as the client named it. Raises :class:`InvalidInput`."""
+    named = Path(name or NAME).name or NAME
+    if "\0" in named or len(named.encode()) > LONGEST_NAME:
+        raise InvalidInput(f"name must be a file's name of at most {LONGEST_NAME} bytes, without a NUL character")
     with passing(root) as folder:
-        path = folder / (Path(name or NAME).name or NAME)
+        path = folder / named
         with path.open("wb") as file:
             async for piece in request.stream():
                 await pool.run(partial(_append, file, piece))

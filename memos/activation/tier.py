@@ -156,9 +156,11 @@ class ActivationTier:
             return [] if namespace is None else ActivationRepository(connection, namespace.id).all()
 
     @staticmethod
-    def _check_codec(spec: str) -> None:
+    def _check_codec(spec: object) -> None:
         from memos.activation.codecs.registry import make_codec
 
+        if not isinstance(spec, str):
+            raise InvalidInput(f"codec must be the name of a KV codec, not a {type(spec).__name__}")
         make_codec(spec)
 
     @cached_property

@@ -52,6 +52,15 @@ def test_import_of_bad_lines(memory: Memory, tmp_path: Path) -> None:
         memory.import_(tmp_path / "empty")
 
 
+@pytest.mark.parametrize("name", ["x" * 256, "é" * 128, "a\0b"])
+def test_name_that_no_file_can_have(running: Any, name: str) -> None:
+    headers = {"Authorization": f"Bearer {running.key()}"}
+    answer = httpx.post(
+        f"{running.url}/v1/import", params={"name": name}, content=b'{"text": "x"}', headers=headers, timeout=30
+    )
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
+
+
 def test_export_to_nowhere(memory: Memory, tmp_path: Path) -> None:
     memory.store("x")
     for target in (tmp_path / "none" / "file", tmp_path):

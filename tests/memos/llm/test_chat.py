@@ -360,10 +360,11 @@ def test_bad_request_is_refused(engine: MemoryOS, messages: Any, options: dict[s
         (["mine"], "parametric", "raw"),
         (["mine"], "plaintext", None),
         (["mine"], "activation", "no such codec"),
+        (["mine"], "activation", {}),
         (["mine"], "activation", "int4:no_such_option=1"),
     ],
 )
-def test_bad_promotion_is_refused(engine: MemoryOS, ids: Any, to: str, codec: str | None) -> None:
+def test_bad_promotion_is_refused(engine: MemoryOS, ids: Any, to: str, codec: Any) -> None:
     (note,) = stored(engine, facts=FACTS[:1])
     given = [note.id] if ids == ["mine"] else ids
     with pytest.raises(InvalidInput):

@@ -335,7 +335,7 @@ def _json(body: Payload, **encoded: str) -> bytes:
     return f"{_object(body)[:-1]}{more}}}".encode()
 
 
-def _object(fields: Payload) -> str:
+def _object(fields: Mapping[Any, Any]) -> str:
     unnamed = next((name for name in fields if not isinstance(name, str)), None)
     if unnamed is not None:
         raise InvalidInput(f"{unnamed!r} is no name of a field", {"status": 422, "code": "invalid-input"})

@@ -30,7 +30,7 @@ BASES = frozenset({"ScopedRepository", "LineageRepository"})
 #: files are needed, what a write under a key came to (of one tenant), how much there is. They return no content.
 LOOKUPS = frozenset(
     {
-        "locate",
+        "home_of",
         "taken",
         "locate_job",
         "unfinished_jobs",

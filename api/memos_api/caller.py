@@ -42,7 +42,9 @@ def is_local(request: Request) -> bool:
     return all(map(is_loopback, (server[0], client, request.url.hostname)))
 
 
-def caller(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]) -> Caller:
+async def caller(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+) -> Caller:
     """Return who calls."""
     return Caller(credentials.credentials if credentials else None, is_local(request))
 

@@ -103,8 +103,8 @@ class Service:
         await asyncio.to_thread(self.engine.close)
 
 
-def service_of(request: Request) -> Service:
-    """Return the service of a request's application."""
+async def service_of(request: Request) -> Service:
+    """Return the service of a request's application. Not a plain function: those cost a thread each time."""
     found: Service = request.app.state.service
     return found
 

@@ -17,7 +17,7 @@ from memos.clock import now_us
 from memos.cube import CubeVersion, Link, MemCube, Parent, Scope
 from memos.embedding.base import Embedder
 from memos.embedding.serving import ServingEmbedder, active
-from memos.errors import NotFound, StoreUnavailable
+from memos.errors import StoreUnavailable
 from memos.plaintext import filters as filter_grammar
 from memos.plaintext.filters import AllOf, Condition, Test
 from memos.plaintext.graph import Followed, follow
@@ -43,7 +43,7 @@ from memos.store.links import LinkRepository
 from memos.store.namespaces import Namespace
 from memos.store.notes import NoteRepository
 from memos.store.relay import IndexRelay, serves
-from memos.store.scoped import locate
+from memos.store.scoped import home_of
 from memos.store.vector_index import VectorIndex
 from memos.store.view import NONE, NamespaceView
 from memos.store.views import ViewCache
@@ -263,8 +263,5 @@ def _narrowed(condition: Condition | None, scope: Scope) -> Condition | None:
 
 
 def _locate(connection: Connection, tenant: str, cube_id: str, user_id: str | None) -> tuple[Scope, CubeRepository]:
-    scope = locate(connection, tenant, cube_id, user_id)
-    namespace = namespaces.find(connection, scope)
-    if namespace is None:
-        raise NotFound(f"no memory {cube_id!r} here; it may have been forgotten")
-    return scope, CubeRepository(connection, namespace.id)
+    scope, namespace_id = home_of(connection, tenant, cube_id, user_id)
+    return scope, CubeRepository(connection, namespace_id)

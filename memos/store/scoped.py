@@ -54,7 +54,12 @@ class ScopedRepository:
 
 
 def locate(connection: Connection, tenant: str, cube_id: str, user_id: str | None = None) -> Scope:
-    """Return the namespace of a tenant (of one user, if given) that holds a cube, as a scope.
+    """Return the namespace that holds a cube, as a scope. Raises :class:`NotFound`, see :func:`home_of`."""
+    return home_of(connection, tenant, cube_id, user_id)[0]
+
+
+def home_of(connection: Connection, tenant: str, cube_id: str, user_id: str | None = None) -> tuple[Scope, int]:
+    """Return the namespace of a tenant (of one user, if given) that holds a cube, as a scope, and its number.
 
     Raises :class:`NotFound`, with the same words whether the id is malformed, unknown or somebody else's.
     """
@@ -62,16 +67,16 @@ def locate(connection: Connection, tenant: str, cube_id: str, user_id: str | Non
     if not is_id(cube_id):
         raise NotFound(f"no memory {cube_id!r} here; it may have been forgotten")
     statement = (
-        select(namespaces.c.user_id)
+        select(namespaces.c.user_id, namespaces.c.id)
         .join_from(cubes, namespaces, cubes.c.namespace_id == namespaces.c.id)
         .where(cubes.c.id == cube_id, namespaces.c.tenant == tenant)
     )
     if user_id is not None:
         statement = statement.where(namespaces.c.user_id == user_id)
-    owner = connection.scalar(statement)
-    if owner is None:
+    found = connection.execute(statement).first()
+    if found is None:
         raise NotFound(f"no memory {cube_id!r} here; it may have been forgotten")
-    return Scope(tenant=tenant, user_id=owner)
+    return Scope(tenant=tenant, user_id=found.user_id), found.id
 
 
 def taken(connection: Connection, cube_ids: Sequence[str], apart_from: int) -> set[str]:

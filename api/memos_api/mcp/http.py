@@ -84,11 +84,11 @@ async def _admitted(request: Request) -> Caller:
     rebinding) or not. What it cannot have is a key. So a request with a key may come from anywhere, under any name that
     the service has; one without must be of this machine by its ``Host``, as for REST, and by its ``Origin`` too.
     """
-    found = caller(request, await _bearer(request))
+    found = await caller(request, await _bearer(request))
     origin = request.headers.get("origin")
     if found.token is None and origin is not None and not _of_this_machine(origin):
         raise Forbidden(f"pages of {origin!r} may not use this service without an API key")
-    service = service_of(request)
+    service = await service_of(request)
     await service.calls.run(lambda: _check_key(service, found))
     return found
 
@@ -137,4 +137,4 @@ class ServiceMemories:
 def _memories_of(context: Context) -> ServiceMemories:
     request = context.request
     assert isinstance(request, Request)  # this transport's context always has one
-    return ServiceMemories(service_of(request), request.state.caller)
+    return ServiceMemories(request.app.state.service, request.state.caller)

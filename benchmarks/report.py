@@ -94,6 +94,14 @@ SHOWN = {
     "fact_recall_8_cartridge": ("... a trained cache of as many bytes", ""),
     "fact_recall_32": ("32 distilled facts, questions never trained, answered right", ""),
     "fact_recall_128": ("128 distilled facts", ""),
+    "recall_http_overhead_ms": ("service: recall over HTTP less the embedded call, p50, ms", "<= 3"),
+    "get_vs_bare_fastapi": ("... GET of a memory / bare FastAPI + SQLAlchemy route, requests per second", ">= .6"),
+    "soak_5xx": ("... 16 clients for five minutes: answers of 500 and above", "0"),
+    "soak_rss_growth": ("... growth of resident memory after the first minute", "<= .05"),
+    "soak_p99_ms": ("... p99, ms", ""),
+    "isolation_leaks": ("... leaks in attempts on another tenant over every route", "0"),
+    "isolation_attempts": ("... attempts", ">= 100,000"),
+    "schemathesis_failures": ("... schemathesis on the OpenAPI document, failures", "0"),
     "svd_speedup_vs_dense_3": ("fusing 3 adapters by svd: QR trick / dense SVD, times faster", ""),
 }
 

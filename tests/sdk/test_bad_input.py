@@ -187,6 +187,7 @@ def test_megabyte_is_accepted(memory: Memory, text: str) -> None:
     assert memory.recall(text[:50]).hits[0].id == cube.id
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "text",
     ["?", "!!!", "🎉", "猫", "\u200b", "a\u0301", "﷽", "\x01\x7f\ufffe", "\\u0000", "'; --", "%_"],
@@ -428,6 +429,7 @@ def test_bad_filter(unchanged: Memory, filters: Any, user_id: str | None) -> Non
         unchanged.recall("cat", filters=filters, user_id=user_id)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "question",
     [

@@ -33,7 +33,7 @@ SHOWN = {
     "llm_calls_per_note_together": ("... stored together", ""),
     "amem_calls_per_note": ("... a-mem 0.2.6", "peer"),
     "offline_ms_per_note_10k": ("notes by rules at 10,000 notes, ms per note beyond embedding", "<= 15"),
-    "amem_ms_per_note": ("... a-mem 0.2.6 at as many notes as it wrote in four minutes, with a model that answers at once", "peer"),
+    "amem_ms_per_note": ("... a-mem 0.2.6 at 800 notes, with a model that answers at once", "peer"),
     "dedup_kept": ("15 rewordings of 5 facts end as", "5"),
     "recall_over_floor_1x100k": ("recall p50 / (raw Chroma + bm25s), 1 user x 100,000", "<= 2.5"),
     "recall_over_floor_100x1k": ("... 100 users x 1,000", "<= 2.5"),

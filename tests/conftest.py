@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 import re
+import socket
 import threading
 import time
 import uuid
@@ -121,6 +122,15 @@ def word_vector(word: str, dimension: int) -> NDArray[np.float64]:
     seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
     vector = np.random.default_rng(seed).normal(size=dimension)
     return vector / np.linalg.norm(vector)
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
 
 
 @pytest.fixture(scope="session")

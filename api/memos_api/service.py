@@ -103,13 +103,18 @@ class Service:
         await asyncio.to_thread(self.engine.close)
 
 
-async def service_of(request: Request) -> Service:
-    """Return the service of a request's application. Not a plain function: those cost a thread each time."""
+def service_of(request: Request) -> Service:
+    """Return the service of a request's application."""
     found: Service = request.app.state.service
     return found
 
 
-ServiceOf = Annotated[Service, Depends(service_of)]
+async def _service(request: Request) -> Service:
+    """Return the same as a dependency; one that is a plain function costs a thread at every request."""
+    return service_of(request)
+
+
+ServiceOf = Annotated[Service, Depends(_service)]
 
 
 async def plain(

@@ -6,7 +6,6 @@ import contextlib
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -262,15 +261,6 @@ def test_collector_that_is_gone_hinders_nothing(
 
 
 # ------------------------------------------------------------ log lines
-
-
-@pytest.fixture
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port
 
 
 def test_log_is_lines_of_json(tmp_path: Path, free_port: int) -> None:

@@ -12,7 +12,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -463,26 +462,16 @@ def goes_on(written: list[list[str]], answered: list[int]) -> bool:
 @contextmanager
 def reading(url: str, key: str, readers: int) -> Iterator[tuple[list[int], list[int]]]:
     """Recall over bare HTTP until the block ends; yield the statuses of answers and of refusals."""
-    ended = threading.Event()
     answered: list[int] = []
     refused: list[int] = []
+    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60) as client:
 
-    def read() -> None:
-        headers = {"Authorization": f"Bearer {key}"}
-        with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
-            while not ended.is_set():
-                status = client.post("/v1/recall", json={"query": "Which ship lies in Oslo?"}).status_code
-                (answered if status == 200 else refused).append(status)
+        def read() -> None:
+            status = client.post("/v1/recall", json={"query": "Which ship lies in Oslo?"}).status_code
+            (answered if status == 200 else refused).append(status)
 
-    threads = [threading.Thread(target=read) for _ in range(readers)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield answered, refused
-    finally:
-        ended.set()
-        for thread in threads:
-            thread.join()
+        with again_and_again(read, readers):
+            yield answered, refused
 
 
 @pytest.mark.soak
@@ -503,21 +492,33 @@ def test_way_back_is_the_backup(stack: Stack) -> None:
 @contextmanager
 def writing(memory: Memory) -> Iterator[list[str]]:
     """Store memories one after another until the block ends; yield the ids that were acknowledged."""
-    ended = threading.Event()
     acknowledged: list[str] = []
 
     def write() -> None:
-        while not ended.is_set():
-            with suppress(MemosError):  # as long as the database is away
-                acknowledged.append(memory.store(f"Note {len(acknowledged)} of the log", infer=False).id)
+        with suppress(MemosError):  # as long as the database is away
+            acknowledged.append(memory.store(f"Note {len(acknowledged)} of the log", infer=False).id)
 
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
+    with again_and_again(write):
         yield acknowledged
-    finally:
-        ended.set()
-        thread.join()
+
+
+@contextmanager
+def again_and_again(work: Callable[[], None], threads: int = 1) -> Iterator[None]:
+    """Do some work over and over, in threads of its own, until the block ends; what it raised is raised then."""
+    ended = threading.Event()
+
+    def loop() -> None:
+        while not ended.is_set():
+            work()
+
+    with ThreadPoolExecutor(threads) as pool:
+        running = [pool.submit(loop) for _ in range(threads)]
+        try:
+            yield
+        finally:
+            ended.set()
+    for one in running:
+        one.result()
 
 
 # ------------------------------------------------------------ processes and their peers
@@ -533,22 +534,16 @@ class Peer(NamedTuple):
 @contextmanager
 def watched(pid: int) -> Iterator[set[Peer]]:
     """Look again and again at the connections of a process and its children; yield whom they lead to."""
-    ended = threading.Event()
     peers: set[Peer] = set()
 
     def look() -> None:
-        while not ended.wait(0.02):
-            with suppress(psutil.Error):
-                for one in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
-                    peers.update(Peer(*end.raddr) for end in one.net_connections("inet") if end.raddr)
+        time.sleep(0.02)
+        with suppress(psutil.Error):
+            for one in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+                peers.update(Peer(*end.raddr) for end in one.net_connections("inet") if end.raddr)
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
+    with again_and_again(look):
         yield peers
-    finally:
-        ended.set()
-        thread.join()
 
 
 def is_here(peer: Peer) -> bool:
@@ -590,12 +585,3 @@ def make_user(url: str) -> None:
     with psycopg.connect(url.replace("postgresql+psycopg://", "postgresql://"), autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE ROLE {} LOGIN SUPERUSER PASSWORD {}").format(user, password))
         connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, user))
-
-
-@pytest.fixture
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port

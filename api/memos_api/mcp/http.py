@@ -88,7 +88,7 @@ async def _admitted(request: Request) -> Caller:
     origin = request.headers.get("origin")
     if found.token is None and origin is not None and not _of_this_machine(origin):
         raise Forbidden(f"pages of {origin!r} may not use this service without an API key")
-    service = await service_of(request)
+    service = service_of(request)
     await service.calls.run(lambda: _check_key(service, found))
     return found
 
@@ -137,4 +137,4 @@ class ServiceMemories:
 def _memories_of(context: Context) -> ServiceMemories:
     request = context.request
     assert isinstance(request, Request)  # this transport's context always has one
-    return ServiceMemories(request.app.state.service, request.state.caller)
+    return ServiceMemories(service_of(request), request.state.caller)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated
 
 from fastapi import Depends, Header, Request, Security
@@ -22,6 +23,7 @@ class Caller:
     local: bool
 
 
+@lru_cache(64)
 def is_loopback(host: str | None) -> bool:
     """Return whether an address is this machine's own; names other than ``localhost`` are not."""
     name = (host or "").strip("[]").split("%", 1)[0]

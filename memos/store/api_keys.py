@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from memos.store.schema import api_keys
 
@@ -24,6 +24,10 @@ class KeyRow:
     revoked_at: int | None = None
 
 
+#: Asked at every request, so built once.
+_BY_ID, _ANY = select(api_keys).where(api_keys.c.id == bindparam("key_id")), select(api_keys.c.id).limit(1)
+
+
 class ApiKeyTable:
     """Reads and writes keys within one transaction."""
 
@@ -32,12 +36,12 @@ class ApiKeyTable:
 
     def find(self, key_id: str) -> KeyRow | None:
         """Return a key by its id."""
-        row = self._connection.execute(select(api_keys).where(api_keys.c.id == key_id)).first()
+        row = self._connection.execute(_BY_ID, {"key_id": key_id}).first()
         return None if row is None else _row(row)
 
     def any(self) -> bool:
         """Return whether there is a key at all."""
-        return self._connection.scalar(select(api_keys.c.id).limit(1)) is not None
+        return self._connection.scalar(_ANY) is not None
 
     def count(self, tenant: str) -> int:
         """Return how many keys a tenant has."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Row, Select, and_, func, or_
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, func, or_
 
 from memos.clock import from_us, maybe_from_us, to_us
 from memos.cube import CubeVersion, Descriptor, Kind, MemCube, NewMemory, Scope, State
@@ -19,6 +19,7 @@ from memos.store.scoped import ScopedRepository
 IN_CHUNK = 500  # bound variables per IN list; SQLite's compiled limit is far above, its planner's comfort is not
 
 _IS_NOTE = cubes.c.kind == Kind.PLAINTEXT.value
+_IS_CURRENT = and_(versions.c.cube_id == cubes.c.id, versions.c.version == cubes.c.version)
 _HEADER = tuple(column for column in cubes.c if column.name not in {"namespace_id", "revision"})
 _CONTENT = (
     versions.c.text,
@@ -69,6 +70,12 @@ Embedded = tuple[str, int, NDArray[np.float32], NDArray[np.float32] | None]
 
 class CubeRepository(ScopedRepository):
     """Reads and writes the cubes of one namespace."""
+
+    _FOUND = (
+        ScopedRepository._prepared(cubes, *_HEADER, *_CONTENT)
+        .join_from(cubes, versions, _IS_CURRENT)
+        .where(cubes.c.id.in_(bindparam("ids", expanding=True)))
+    )
 
     # ------------------------------------------------------------ writing
 
@@ -126,7 +133,7 @@ class CubeRepository(ScopedRepository):
         """Return the cubes found among ``cube_ids``, by id."""
         found = {}
         for chunk in _chunks(cube_ids):
-            for row in self.connection.execute(self._with_content().where(cubes.c.id.in_(chunk))):
+            for row in self._run(self._FOUND, ids=chunk):
                 found[row.id] = cube_from_row(row, scope)
         return found
 
@@ -283,8 +290,7 @@ class CubeRepository(ScopedRepository):
         return and_(cubes.c.state == State.ARCHIVED.value, standing.exists())
 
     def _with_content(self) -> Select[Any]:
-        current = and_(versions.c.cube_id == cubes.c.id, versions.c.version == cubes.c.version)
-        return self._select(cubes, *_HEADER, *_CONTENT).join_from(cubes, versions, current)
+        return self._select(cubes, *_HEADER, *_CONTENT).join_from(cubes, versions, _IS_CURRENT)
 
 
 # ---------------------------------------------------------------- rows to values and back

@@ -64,6 +64,12 @@ class Evolved:
 class NoteRepository(ScopedRepository):
     """Reads and writes the notes of one namespace. Callers hold its lock and pass its new revision."""
 
+    _MERGED = (
+        ScopedRepository._prepared(parents)
+        .where(parents.c.cube_id.in_(bindparam("ids", expanding=True)))
+        .order_by(parents.c.parent_id)
+    )
+
     # ------------------------------------------------------------ reading
 
     def waiting(self, limit: int) -> list[str]:
@@ -85,12 +91,7 @@ class NoteRepository(ScopedRepository):
         """Return the near-duplicates that each of these notes stands for, as ``(cube id, version)``."""
         found: dict[str, list[tuple[str, int]]] = {}
         for start in range(0, len(cube_ids), IN_CHUNK):
-            statement = (
-                self._select(parents)
-                .where(parents.c.cube_id.in_(cube_ids[start : start + IN_CHUNK]))
-                .order_by(parents.c.parent_id)
-            )
-            for row in self.connection.execute(statement):
+            for row in self._run(self._MERGED, ids=cube_ids[start : start + IN_CHUNK]):
                 found.setdefault(row.cube_id, []).append((row.parent_id, row.parent_version))
         return found
 

@@ -12,10 +12,12 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    CursorResult,
     Delete,
     Select,
     Table,
     Update,
+    bindparam,
     delete,
     func,
     insert,
@@ -42,6 +44,14 @@ class ScopedRepository:
     def _select(self, table: Table, *columns: ColumnElement[Any]) -> Select[Any]:
         return select(*columns or (table,)).where(table.c.namespace_id == self.namespace_id)
 
+    @staticmethod
+    def _prepared(table: Table, *columns: ColumnElement[Any]) -> Select[Any]:
+        """Return the same to be built once, for statements of a hot path: :meth:`_run` gives it the namespace."""
+        return select(*columns or (table,)).where(table.c.namespace_id == bindparam("namespace_id"))
+
+    def _run(self, prepared: Select[Any], **values: Any) -> CursorResult[Any]:
+        return self.connection.execute(prepared, {"namespace_id": self.namespace_id, **values})
+
     def _insert(self, table: Table, rows: list[dict[str, Any]]) -> None:
         if rows:
             self.connection.execute(insert(table), [{**row, "namespace_id": self.namespace_id} for row in rows])
@@ -51,6 +61,13 @@ class ScopedRepository:
 
     def _delete(self, table: Table) -> Delete:
         return delete(table).where(table.c.namespace_id == self.namespace_id)
+
+
+_HOME = (
+    select(namespaces.c.user_id, namespaces.c.id)
+    .join_from(cubes, namespaces, cubes.c.namespace_id == namespaces.c.id)
+    .where(cubes.c.id == bindparam("cube_id"), namespaces.c.tenant == bindparam("tenant"))
+)
 
 
 def locate(connection: Connection, tenant: str, cube_id: str, user_id: str | None = None) -> Scope:
@@ -66,15 +83,8 @@ def home_of(connection: Connection, tenant: str, cube_id: str, user_id: str | No
     check_name(user_id, "user_id")
     if not is_id(cube_id):
         raise NotFound(f"no memory {cube_id!r} here; it may have been forgotten")
-    statement = (
-        select(namespaces.c.user_id, namespaces.c.id)
-        .join_from(cubes, namespaces, cubes.c.namespace_id == namespaces.c.id)
-        .where(cubes.c.id == cube_id, namespaces.c.tenant == tenant)
-    )
-    if user_id is not None:
-        statement = statement.where(namespaces.c.user_id == user_id)
-    found = connection.execute(statement).first()
-    if found is None:
+    found = connection.execute(_HOME, {"cube_id": cube_id, "tenant": tenant}).first()
+    if found is None or user_id not in (None, found.user_id):
         raise NotFound(f"no memory {cube_id!r} here; it may have been forgotten")
     return Scope(tenant=tenant, user_id=found.user_id), found.id
 

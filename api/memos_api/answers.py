@@ -21,6 +21,18 @@ def tag(version: int) -> dict[str, str]:
     return {"ETag": f'"{version}"'}
 
 
+#: How the document tells of server-sent events: what each of them holds.
+EVENTS: dict[str, Any] = {
+    "text/event-stream": {
+        "schema": {
+            "type": "object",
+            "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+            "required": ["data"],
+        }
+    }
+}
+
+
 class EventStream(StreamingResponse):
     """Server-sent events, which no proxy is to keep back."""
 

@@ -47,16 +47,18 @@ class _Exchange:
     started: float = field(default_factory=time.perf_counter)
     status: int = 0
     read: int = 0
+    whole: bool = False
 
     async def next(self) -> Message:
         """Receive, within the limits. Raises :class:`TooLarge` and :class:`RequestRefused`."""
-        if self.status:  # the answer has begun: all that can come is the client's leaving
+        if self.status or self.whole:  # all that can come is the client's leaving
             return await self.receive()
         try:
             async with asyncio.timeout(self.stall_s):
                 message = await self.receive()
         except TimeoutError as error:
             raise RequestRefused(f"nothing of the body came for {self.stall_s:g} s") from error
+        self.whole = not message.get("more_body", False)
         self.read += len(message.get("body", b""))
         if self.read > self.most:
             raise TooLarge(f"the body is larger than {self.most} bytes")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
+from memos import errors
+from memos.activation.tier import ActivationTier
 from memos.config import Settings
 from memos.embedding.base import Embedder
 from memos.engine import MemoryOS
@@ -129,9 +132,17 @@ def test_job_is_watched_to_its_end(client: httpx.Client) -> None:
     assert client.get(f"/v1/jobs/{job.json()['id']}").json() == told[-1]
 
 
-def test_watching_a_job_is_one_request(tmp_path: Path, embedder: Embedder, serve: Callable[..., Any]) -> None:
-    """However long it takes, and whatever the rate of the key."""
-    with serve(lambda: MemoryOS(Settings(home=tmp_path), embedder), rate=0.01, burst=3) as service:
+def slow_failure(*_: Any) -> dict[str, Any]:
+    time.sleep(1.5)
+    raise errors.InvalidInput("there is nothing to promote")
+
+
+def test_watching_a_job_is_one_request(
+    tmp_path: Path, embedder: Embedder, serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes, whatever the rate of the key, and longer than a client may stall with its own body."""
+    monkeypatch.setattr(ActivationTier, "run_promotion", slow_failure)
+    with serve(lambda: MemoryOS(Settings(home=tmp_path), embedder), rate=0.01, burst=3, stall_s=0.3) as service:
         made = httpx.post(f"{service.url}/v1/memories", json={"text": "x"}).json()
         job = httpx.post(f"{service.url}/v1/cubes/{made['id']}/promote", json={"to": "activation"}).json()
         told = httpx.get(f"{service.url}/v1/jobs/{job['id']}/events", timeout=60)

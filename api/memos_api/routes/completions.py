@@ -14,7 +14,7 @@ from starlette.responses import Response
 from memos.access import Permission
 from memos.errors import InvalidInput, MemosError, NotFound
 from memos.wire import Wire
-from memos_api.answers import Answer, EventStream, encoded
+from memos_api.answers import EVENTS, Answer, EventStream, encoded
 from memos_api.caller import Caller, CallerOf
 from memos_api.completions import local, upstream
 from memos_api.completions.form import Form
@@ -79,7 +79,7 @@ class Models(BaseModel):
     "/chat/completions",
     response_model=Completion,
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        200: {"content": EVENTS},
         **problems(*FAILING),
     },
     summary="Answer a chat with memory",

@@ -14,7 +14,7 @@ from memos.cube import DeletionReceipt
 from memos.errors import MemosError
 from memos.store.jobs import FINAL, Job
 from memos.wire import Wire
-from memos_api.answers import Answer, EventStream, encoded
+from memos_api.answers import EVENTS, Answer, EventStream, encoded
 from memos_api.bodies import BundleBody, PromoteBody, WhichBody
 from memos_api.caller import Caller, CallerOf, IdempotencyKey
 from memos_api.problems import problems
@@ -84,7 +84,7 @@ async def job(job_id: JobId, caller: CallerOf, service: ServiceOf) -> Answer:
     "/jobs/{job_id}/events",
     response_class=StreamingResponse,
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Events `job`."},
+        200: {"content": EVENTS, "description": "Events `job`."},
         **problems(*READING),
     },
     summary="Watch a job",

@@ -6,6 +6,7 @@ import ipaddress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Header, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -23,7 +24,6 @@ class Caller:
     local: bool
 
 
-@lru_cache(64)
 def is_loopback(host: str | None) -> bool:
     """Return whether an address is this machine's own; names other than ``localhost`` are not."""
     name = (host or "").strip("[]").split("%", 1)[0]
@@ -41,7 +41,16 @@ def is_local(request: Request) -> bool:
     """
     server = request.scope.get("server") or (None, None)
     client = request.client.host if request.client else None
-    return all(map(is_loopback, (server[0], client, request.url.hostname)))
+    return _is_here(server[0], client, request.headers.get("host", server[0]))
+
+
+@lru_cache(256)  # asked at every request, with the same few answers
+def _is_here(server: str | None, client: str | None, asked: str | None) -> bool:
+    try:
+        named = urlsplit(f"//{asked}").hostname
+    except ValueError:
+        return False
+    return all(map(is_loopback, (server, client, named)))
 
 
 async def caller(

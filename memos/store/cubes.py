@@ -176,9 +176,8 @@ class CubeRepository(ScopedRepository):
 
     def characters(self) -> int:
         """Return the length of what the memories say now: evolution copies texts, which is nobody's doing."""
-        present = (versions.c.cube_id == cubes.c.id) & (versions.c.version == cubes.c.version)
         total = self._select(versions, func.coalesce(func.sum(func.length(versions.c.text)), 0))
-        return int(self.connection.scalar(total.join_from(versions, cubes, present)) or 0)
+        return int(self.connection.scalar(total.join_from(versions, cubes, _IS_CURRENT)) or 0)
 
     def content(self, cube_ids: Sequence[str]) -> dict[tuple[str, int], Row[Any]]:
         """Return text and metadata of all versions of the given cubes, by ``(cube id, version)``."""

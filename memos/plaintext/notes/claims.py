@@ -127,8 +127,9 @@ def said(text: str, author: str | None, stems: frozenset[str] | None = None) -> 
     prose = _I.sub("I ", _CODE.sub(" ", text)[:READ])
     sentences = [sentence for sentence in _SENTENCE.split(prose) if sentence and sentence.strip()]
     found = dict.fromkeys(claim for sentence in sentences for claim in _claims(sentence, who))
-    whole = stems is not None and len(text) <= READ and "```" not in text
-    return Said(who, tuple(found), stems if whole and stems is not None else frozenset(terms(prose)))
+    if stems is None or len(text) > READ or "```" in text:
+        stems = frozenset(terms(prose))
+    return Said(who, tuple(found), stems)
 
 
 def clash(new: Said, old: Said) -> Clash | None:

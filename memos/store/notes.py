@@ -176,8 +176,12 @@ class NoteRepository(ScopedRepository):
         self._insert(influences, rows)
 
     def merge(self, cube_id: str, duplicate: tuple[str, int]) -> None:
-        """Record that a note stands for a near-duplicate, and for what that stood for."""
-        position = self.connection.scalar(self._select(parents, func.count()).where(parents.c.cube_id == cube_id)) or 0
+        """Record that a note stands for a near-duplicate, if that is not on record: notes may be written again."""
+        own = self._select(parents, func.count()).where(parents.c.cube_id == cube_id)
+        known = own.where(parents.c.parent_id == duplicate[0], parents.c.parent_version == duplicate[1])
+        if self.connection.scalar(known):
+            return
+        position = self.connection.scalar(own) or 0
         row = {"cube_id": cube_id, "parent_id": duplicate[0], "parent_version": duplicate[1], "position": position}
         self._insert(parents, [row])
 

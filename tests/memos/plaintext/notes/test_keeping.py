@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from memos.cube import MemCube, Scope, State
 from memos.engine import MemoryOS
 from memos.errors import InvalidInput, NotFound
 from memos.store.derived import Derived, Gone
-from memos.store.jobs import Job
+from memos.store.jobs import FINAL, Job, JobState
 
 Told = Callable[..., list[MemCube]]
 Written = Callable[..., Job]
@@ -79,6 +80,17 @@ def test_rewordings_are_one_memory_each(kept: MemoryOS, told: Told) -> None:
         assert len(kept.get("default", cube.id).provenance.parents) == 2
     assert {hit.id for hit in kept.recall(Scope(), "What do I know?", top_k=50).hits} == {cube.id for cube in standing}
     assert [cube.id for cube in kept.list(Scope())] == [cube.id for cube in standing]
+
+
+def test_what_is_merged_may_be_written_again(kept: MemoryOS, told: Told) -> None:
+    standing, duplicate = told(kept, "I live in Rome.", "I live in Rome")
+    job = kept.refine(Scope(), [duplicate.id])
+    while (job := kept.job("default", job.id)).state not in FINAL:
+        time.sleep(0.01)
+    assert job.state is JobState.DONE, job.error
+    (source,) = kept.get("default", standing.id).provenance.parents
+    assert source.cube_id == duplicate.id
+    assert [cube.id for cube in kept.list(Scope())] == [standing.id]
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,10 @@ class Report:
             print(f"FIGURE {key} = {'not measured' if value is None else f'{value:.4g}'}")
         for note in self.notes:
             print(f"note: {note}")
+        self.save()
+
+    def save(self) -> None:
+        """Write JSON where asked to; a long run does so after each part."""
         if self.arguments.json:
             Path(self.arguments.json).parent.mkdir(parents=True, exist_ok=True)
             Path(self.arguments.json).write_text(json.dumps(self._document(), indent=1) + "\n")

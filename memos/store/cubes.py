@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, make_dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,19 @@ from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, func, or_
 
 from memos.clock import from_us, maybe_from_us, to_us
-from memos.cube import CubeVersion, Descriptor, Kind, MemCube, NewMemory, Scope, State
+from memos.cube import (
+    Behaviour,
+    CubeVersion,
+    Descriptor,
+    Governance,
+    Kind,
+    MemCube,
+    NewMemory,
+    Provenance,
+    Scope,
+    State,
+    Times,
+)
 from memos.store.mixture import FLOAT32, has_note, mixture, note_text, packed
 from memos.store.schema import cubes, influences, links, parents, vectors, versions
 from memos.store.scoped import ScopedRepository
@@ -77,6 +89,10 @@ class CubeRepository(ScopedRepository):
         .where(cubes.c.id.in_(bindparam("ids", expanding=True)))
     )
 
+    _PRESENT_VERSIONS = ScopedRepository._prepared(cubes, cubes.c.id, cubes.c.version).where(
+        cubes.c.id.in_(bindparam("ids", expanding=True))
+    )
+
     # ------------------------------------------------------------ writing
 
     def insert(self, notes: Sequence[Note], revision: int, embedder_id: int) -> None:
@@ -131,11 +147,9 @@ class CubeRepository(ScopedRepository):
 
     def get(self, cube_ids: Sequence[str], scope: Scope) -> dict[str, MemCube]:
         """Return the cubes found among ``cube_ids``, by id."""
-        found = {}
-        for chunk in _chunks(cube_ids):
-            for row in self._run(self._FOUND, ids=chunk):
-                found[row.id] = cube_from_row(row, scope)
-        return found
+        builder = CubeBuilder(scope)
+        rows = (row for chunk in _chunks(cube_ids) for row in self._run(self._FOUND, ids=chunk))
+        return {cube.id: cube for cube in map(builder.build, rows)}
 
     def ids(self, scope: Scope) -> list[str]:
         """Return every memory's id, in order of creation, narrowed to the scope's agent and run if named."""
@@ -150,7 +164,7 @@ class CubeRepository(ScopedRepository):
         statement = _narrow(self._with_content().where(~self._merged()).order_by(cubes.c.id).limit(limit), scope)
         if after is not None:
             statement = statement.where(cubes.c.id > after)
-        return [cube_from_row(row, scope) for row in self.connection.execute(statement)]
+        return list(map(CubeBuilder(scope).build, self.connection.execute(statement)))
 
     def history(self, cube_id: str) -> list[CubeVersion]:
         """Return all versions of one cube, oldest first."""
@@ -261,6 +275,12 @@ class CubeRepository(ScopedRepository):
                     found[row.cube_id] = np.frombuffer(row.vector, FLOAT32)
         return found
 
+    def current_versions(self, cube_ids: Sequence[str]) -> dict[str, int]:
+        """Return the number of the present version of each cube found among ``cube_ids``."""
+        return {
+            row.id: row.version for chunk in _chunks(cube_ids) for row in self._run(self._PRESENT_VERSIONS, ids=chunk)
+        }
+
     def existing(self, cube_ids: Sequence[str]) -> set[str]:
         """Return which of ``cube_ids`` are still there."""
         present: set[str] = set()
@@ -295,48 +315,67 @@ class CubeRepository(ScopedRepository):
 # ---------------------------------------------------------------- rows to values and back
 
 
-def cube_from_row(row: Row[Any], scope: Scope) -> MemCube:
-    """Build a plaintext cube from a header row joined with its current version."""
-    namespace = {"tenant": scope.tenant, "user_id": scope.user_id}
-    return MemCube.model_validate(
-        {
-            "id": row.id,
-            "scope": {**namespace, "agent_id": row.agent_id, "run_id": row.run_id},
-            "kind": row.kind,
-            "state": row.state,
-            "version": row.version,
-            "digest": row.digest,
-            "text": row.text,
-            "metadata": row.metadata,
-            "descriptor": descriptor_of(row),
-            "time": {
-                "created_at": from_us(row.created_at),
-                "updated_at": from_us(row.updated_at),
-                "event_time": maybe_from_us(row.event_time),
-                "valid_from": from_us(row.valid_from),
-                "valid_to": maybe_from_us(row.valid_to),
-                "expires_at": maybe_from_us(row.expires_at),
-            },
-            "provenance": {
-                "source": row.source,
-                "author": row.author,
-                "infer": row.infer,
-                "scribe": row.scribe,
-                "remark": row.remark,
-            },
-            "governance": {
-                "sensitivity": row.sensitivity,
-                "pinned": row.pinned,
-                "frozen": row.frozen,
-                "acl": row.acl,
-            },
-            "behaviour": {
-                "recall_count": row.recall_count,
-                "last_recalled_at": maybe_from_us(row.last_recalled_at),
-                "heat": row.heat,
-            },
-        }
+#: A row of header and content: its fields are read in a fraction of the time that those of SQLAlchemy's rows take.
+_Plain = make_dataclass("_Plain", [column.name for column in (*_HEADER, *_CONTENT)], slots=True)
+
+
+class CubeBuilder:
+    """Builds plaintext cubes from header rows joined with their current versions; equal parts of them are made once."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self._parts: dict[Hashable, Any] = {}
+
+    def build(self, row: Row[Any]) -> MemCube:
+        """Return the cube of a row."""
+        plain = _Plain(*row)
+        return MemCube(
+            id=plain.id,
+            scope=self._part(self._scope_of, plain.agent_id, plain.run_id),
+            kind=plain.kind,
+            state=plain.state,
+            version=plain.version,
+            digest=plain.digest,
+            text=plain.text,
+            metadata=plain.metadata,
+            descriptor=descriptor_of(plain),
+            time=_times_of(plain),
+            provenance=self._part(_provenance, plain.source, plain.author, plain.infer, plain.scribe, plain.remark),
+            governance=self._part(_governance, plain.sensitivity, plain.pinned, plain.frozen, tuple(plain.acl)),
+            behaviour=self._part(_behaviour, plain.recall_count, plain.last_recalled_at, plain.heat),
+        )
+
+    def _part(self, make: Callable[..., Any], *values: Hashable) -> Any:
+        key = (make, values)
+        if key not in self._parts:
+            self._parts[key] = make(*values)
+        return self._parts[key]
+
+    def _scope_of(self, agent_id: str | None, run_id: str | None) -> Scope:
+        return Scope(tenant=self._scope.tenant, user_id=self._scope.user_id, agent_id=agent_id, run_id=run_id)
+
+
+def _times_of(row: Any) -> Times:
+    return Times(
+        created_at=from_us(row.created_at),
+        updated_at=from_us(row.updated_at),
+        event_time=maybe_from_us(row.event_time),
+        valid_from=from_us(row.valid_from),
+        valid_to=maybe_from_us(row.valid_to),
+        expires_at=maybe_from_us(row.expires_at),
     )
+
+
+def _provenance(source: str, author: str | None, infer: bool, scribe: str | None, remark: str | None) -> Provenance:
+    return Provenance(source=source, author=author, infer=infer, scribe=scribe, remark=remark)
+
+
+def _governance(sensitivity: str, pinned: bool, frozen: bool, acl: tuple[str, ...]) -> Governance:
+    return Governance(sensitivity=sensitivity, pinned=pinned, frozen=frozen, acl=acl)
+
+
+def _behaviour(recall_count: int, last_recalled_at: int | None, heat: float) -> Behaviour:
+    return Behaviour(recall_count=recall_count, last_recalled_at=maybe_from_us(last_recalled_at), heat=heat)
 
 
 def cube_from_note(note: Note, scope: Scope) -> MemCube:
@@ -450,7 +489,7 @@ def _unembedded(row: Row[Any]) -> Unembedded:
     return Unembedded(row.cube_id, row.version, row.text, note_text(row.text, said) if has_note(said) else None)
 
 
-def descriptor_of(row: Row[Any]) -> Descriptor:
+def descriptor_of(row: Any) -> Descriptor:
     """Return what the note of a version says."""
     return Descriptor(
         title=row.title,

@@ -22,7 +22,9 @@ from memos.store.arrays import GrowingArray
 K1 = 1.2
 B = 0.75
 #: Postings are sorted by term again once the unsorted tail holds this share of them: appends stay O(1) amortised.
-TAIL_SHARE = 0.25
+TAIL_SHARE = 0.1
+#: Terms whose saturated counts are kept until the statistics change: a batch of notes asks for the same ones.
+KEPT_TERMS = 1_024
 TAIL_MINIMUM = 4_096
 
 
@@ -41,6 +43,7 @@ class LexicalIndex:
         self._live_length = 0.0
         self._sorted = _SortedPostings(np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
         self._norms: NDArray[np.float32] | None = None
+        self._saturated: dict[int, tuple[NDArray[np.int32], NDArray[np.float32]]] = {}
 
     @property
     def nbytes(self) -> int:
@@ -84,14 +87,14 @@ class LexicalIndex:
         np.add.at(self._frequency.values, np.asarray(terms, np.int64), 1)
         self._live += len(lengths)
         self._live_length += float(sum(lengths))
-        self._norms = None
+        self._changed()
 
     def switch_off(self, row: int) -> None:
         """Take one row out of the statistics; its score must be ignored from now on."""
         self._frequency.values[self._terms_of(row)] -= 1
         self._live -= 1
         self._live_length -= float(self._lengths.values[row])
-        self._norms = None
+        self._changed()
 
     @property
     def lengths(self) -> NDArray[np.float32]:
@@ -119,10 +122,9 @@ class LexicalIndex:
         if not known:
             return result
         self._sort_if_worthwhile()
-        norms = self._length_norms()
         for term, weight in known.items():
-            for rows, counts in self._postings(term):
-                result[rows] += np.float32(weight * (K1 + 1)) * counts / (counts + norms[rows])
+            rows, saturated = self._saturation(term)
+            result[rows] += np.float32(weight) * saturated
         return result
 
     def counts(self, terms: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -141,6 +143,21 @@ class LexicalIndex:
         return found
 
     # ------------------------------------------------------------ inside
+
+    def _changed(self) -> None:
+        self._norms = None
+        self._saturated.clear()
+
+    def _saturation(self, term: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Return the rows that hold a term, each once, and its saturated, length-normalised count in them."""
+        if term not in self._saturated:
+            if len(self._saturated) >= KEPT_TERMS:
+                self._saturated.clear()
+            parts = list(self._postings(term))
+            rows, counts = (np.concatenate(some) for some in zip(*parts, strict=True))
+            norms = self._length_norms()
+            self._saturated[term] = rows, (np.float32(K1 + 1) * counts / (counts + norms[rows])).astype(np.float32)
+        return self._saturated[term]
 
     def _terms_of(self, row: int) -> NDArray[np.int32]:
         starts = self._starts.values

@@ -5,12 +5,12 @@ One row stands for both directions: its source is the memory whose note made it.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import starmap
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, bindparam, or_
+from sqlalchemy import Row, bindparam, func, or_
 
 from memos.clock import from_us
 from memos.cube import Link, LinkType
@@ -51,12 +51,24 @@ class LinkRepository(ScopedRepository):
         """
         if not made:
             return 0
-        held = _Held(self._edges(sorted({row[name] for row in made for name in ("source_id", "target_id")})))
+        held = _Held(self._edges(self._in_question(made)))
         for row in made:
             held.offer(row)
         self._drop(held.dropped)
         self._insert(links, list(held.added.values()))
         return len(held.added)
+
+    def _in_question(self, made: Sequence[dict[str, Any]]) -> list[str]:
+        """Return the memories whose links decide what stays: sources, whose pairs may be linked, and crowded ones."""
+        offered = Counter(row[name] for row in made for name in ("source_id", "target_id"))
+        targets = sorted({row["target_id"] for row in made} - {row["source_id"] for row in made})
+        counted: Counter[str] = Counter()
+        for start in range(0, len(targets), IN_CHUNK):
+            for end in (links.c.source_id, links.c.target_id):
+                number = self._select(links, end, func.count()).where(end.in_(targets[start : start + IN_CHUNK]))
+                counted.update({row[0]: row[1] for row in self.connection.execute(number.group_by(end))})
+        crowded = [target for target in targets if counted[target] + offered[target] > MOST]
+        return sorted({row["source_id"] for row in made}.union(crowded))
 
     def _edges(self, cube_ids: Sequence[str]) -> set[_Edge]:
         """Return what has to be known of every link that touches one of ``cube_ids``."""

@@ -58,8 +58,9 @@ _COUNTED = ("seen", "notes", "merged", "quarantined", "links", "evolved", "stale
 
 def apply(connection: Connection, namespace: Namespace, scope: Scope, plan: Plan, embedded: Embedded) -> Applied:
     """Write what a plan says of memories that are still as it found them; the others wait for another one."""
-    present = CubeRepository(connection, namespace.id).get(sorted(_touched(plan)), scope)
-    changes = _Changes(plan, present, embedded)
+    repository = CubeRepository(connection, namespace.id)
+    present = repository.get([step.cube.id for step in plan.steps], scope)
+    changes = _Changes(plan, present, repository.current_versions(sorted(_touched(plan))), embedded)
     at, revision = now_us(), namespace.revision
     notes = NoteRepository(connection, namespace.id)
     notes.complete(changes.completed)
@@ -86,7 +87,7 @@ def _touched(plan: Plan) -> set[str]:
 class _Changes:
     """The rows that a plan comes to, given how memories are now."""
 
-    def __init__(self, plan: Plan, present: Mapping[str, MemCube], embedded: Embedded) -> None:
+    def __init__(self, plan: Plan, present: Mapping[str, MemCube], numbers: dict[str, int], embedded: Embedded) -> None:
         self.counts = dict.fromkeys(_COUNTED, 0)
         self.completed: list[Completed] = []
         self.settled: list[Settled] = []
@@ -98,7 +99,7 @@ class _Changes:
         self._linking: list[Step] = []
         self._plan = plan
         self._present = present
-        self._versions = {cube_id: cube.version for cube_id, cube in present.items()}
+        self._versions = numbers
         self._embedded = embedded
         for step in plan.steps:
             self._step(step)

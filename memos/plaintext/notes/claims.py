@@ -42,21 +42,28 @@ _ENDS = r"(?:and|but|because|since|after|where|which|who|so|when|while)\b"
 _VALUE = rf"(?P<value>(?!to be\b)[\w$€£%@’'-]+(?: (?!{_ENDS})[\w$€£%@’'-]+){{0,5}})"
 _I = re.compile(r"\bI['’](?=ve\b|m\b)")
 
-_WORKS = "(?:works?|worked|working|started working|started)"
-_STATES: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("home", re.compile(rf"\b{_WHO}{_ADVERB} (?:lives?|lived|living|resides?|based) in {_VALUE}")),
-    ("home", re.compile(rf"\b{_WHO}{_ADVERB} (?:moved|relocated|moving)(?: from [\w’' -]+?)?(?: back)? to {_VALUE}")),
+_WORKS = r"(?:works?|worked|working|started working|started)"
+#: What a state is, what a sentence that tells one holds, so that most are not searched for it, and how it is told.
+_STATES: tuple[tuple[str, tuple[str, ...], re.Pattern[str]], ...] = (
     (
-        "employer",
-        re.compile(rf"\b{_WHO}{_ADVERB} (?:works?|worked|working|started working|started) (?:at|for) {_VALUE}"),
+        "home",
+        ("liv", "resid", "based"),
+        re.compile(rf"\b{_WHO}{_ADVERB} (?:lives?|lived|living|resides?|based) in {_VALUE}"),
     ),
-    ("employer", re.compile(rf"\b{_WHO}{_ADVERB} (?:joined) {_VALUE}")),
     (
-        "job",
-        re.compile(rf"\b{_WHO}{_ADVERB} (?:works?|worked|working|started working|started) as (?:an? |the )?{_VALUE}"),
+        "home",
+        ("mov", "relocated"),
+        re.compile(rf"\b{_WHO}{_ADVERB} (?:moved|relocated|moving)(?: from [\w’' -]+?)?(?: back)? to {_VALUE}"),
     ),
-    ("age", re.compile(rf"\b{_WHO}{_ADVERB} (?:turned )?(?P<value>\d{{1,3}})(?: years old)\b")),
-    ("partner", re.compile(rf"\b{_WHO}{_ADVERB} (?:married|engaged|dating)(?: to)? {_VALUE}")),
+    ("employer", ("work", "started"), re.compile(rf"\b{_WHO}{_ADVERB} {_WORKS} (?:at|for) {_VALUE}")),
+    ("employer", ("joined",), re.compile(rf"\b{_WHO}{_ADVERB} (?:joined) {_VALUE}")),
+    ("job", ("work", "started"), re.compile(rf"\b{_WHO}{_ADVERB} {_WORKS} as (?:an? |the )?{_VALUE}")),
+    ("age", ("years old",), re.compile(rf"\b{_WHO}{_ADVERB} (?:turned )?(?P<value>\d{{1,3}})(?: years old)\b")),
+    (
+        "partner",
+        ("married", "engaged", "dating"),
+        re.compile(rf"\b{_WHO}{_ADVERB} (?:married|engaged|dating)(?: to)? {_VALUE}"),
+    ),
 )
 _OWNED = re.compile(
     rf"\b(?P<who>[Mm]y|[Oo]ur|{_NAME}['’]s) (?P<what>[a-z][\w-]*(?: [a-z][\w-]*){{0,3}}?)"
@@ -78,10 +85,12 @@ _DENIAL = re.compile(
     rf"\b{_WHO}{_ADVERB} (?:never|no longer|didn['’]?t ever|stopped|quit|gave up)(?: actually| ever| really)?"
     r" (?P<value>[^.!?;,\n]+)"
 )
+_YEAR = re.compile(r"(?:19|20)\d\d")
 _NAMING = re.compile(
     r"\b(?:number|no|nr|room|page|step|chapter|version|level|line|day|session|part|section|port|gate|flight|issue|v)\.?\s*#?$",
     re.I,
 )
+_CLAUSE_END = re.compile(r"[,.;:!?()]")
 _REACHED = re.compile(
     r"\b(?:reached|(?:grown|increased|decreased|risen|fallen|changed|went up) to|now(?: at)?|total of)\s*$", re.I
 )
@@ -89,7 +98,13 @@ _NUMBER_WORDS = {
     w: str(n) for n, w in enumerate("one two three four five six seven eight nine ten eleven twelve".split(), 1)
 }
 _NUMBER_WORD = re.compile(rf"\b(?:{'|'.join(_NUMBER_WORDS)})\b", re.I)
+_WEEKDAYS = frozenset(WEEKDAYS)
 _SAME_PERSON = frozenset({"i", "we", "my", "our"})
+#: Without one of these, a sentence tells no number, or denies nothing.
+_TELLS_NUMBER = re.compile(rf"\d|{_NUMBER_WORD.pattern}", re.I)
+_TELLS_DENIAL = re.compile(r"never|no longer|ever|stopped|quit|gave up")
+#: Characters before a number that say what kind of number it is.
+_BEFORE = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +114,13 @@ class Claim:
     kind: str
     thing: str
     value: str
-    about: frozenset[str] = frozenset()
+    around: str = ""
+
+    @property
+    def about(self) -> frozenset[str]:
+        """The stems of the words ``around`` it: of a date without the days of the week."""
+        stems = frozenset(terms(self.around))
+        return stems - _WEEKDAYS if self.kind == DATE else stems
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +145,7 @@ def said(text: str, author: str | None, stems: frozenset[str] | None = None) -> 
     who = author.casefold() if author else SELF
     if who in MACHINES:
         return Said(who, (), frozenset())
-    prose = _I.sub("I ", _CODE.sub(" ", text)[:READ])
+    prose = _I.sub("I ", (_CODE.sub(" ", text) if "```" in text else text)[:READ])
     sentences = [sentence for sentence in _SENTENCE.split(prose) if sentence and sentence.strip()]
     found = dict.fromkeys(claim for sentence in sentences for claim in _claims(sentence, who))
     if stems is None or len(text) > READ or "```" in text:
@@ -151,19 +172,25 @@ def clash(new: Said, old: Said) -> Clash | None:
 
 def _claims(sentence: str, who: str) -> Iterator[Claim]:
     yield from _states(sentence, who)
-    yield from _quantities(sentence)
-    yield from _dates(sentence)
-    for match in _DENIAL.finditer(sentence):
-        about = frozenset(terms(match["value"]))
-        if about:
-            yield Claim(DENIAL, _person(match["who"], who), " ".join(match["value"].split()[:8]), about)
+    if _TELLS_NUMBER.search(sentence):
+        days = list(_MONTH_DAY.finditer(sentence)) if _names_month(sentence) else []
+        bare = _MONTH_DAY.sub(lambda match: " " * len(match.group()), sentence) if days else sentence
+        yield from _quantities(bare)
+        yield from _dates(days, bare)
+    if _TELLS_DENIAL.search(sentence):
+        yield from _denials(sentence, who)
+
+
+def _names_month(sentence: str) -> bool:
+    low = sentence.lower()
+    return any(month in low for month in MONTHS)
 
 
 def _states(sentence: str, who: str) -> Iterator[Claim]:
     if sentence.rstrip().endswith("?"):
         return
-    for name, pattern in _STATES:
-        for match in pattern.finditer(sentence):
+    for name, hints, pattern in _STATES:
+        for match in pattern.finditer(sentence) if any(hint in sentence for hint in hints) else ():
             yield Claim(STATE, f"{_person(match['who'], who)}'s {name}", _value(match["value"]))
     for pattern in (_OWNED, _OF):
         for match in pattern.finditer(sentence):
@@ -172,28 +199,41 @@ def _states(sentence: str, who: str) -> Iterator[Claim]:
                 yield Claim(STATE, f"{_person(match['who'], who)}'s {match['what']}", value)
 
 
-def _quantities(sentence: str) -> Iterator[Claim]:
-    bare = _MONTH_DAY.sub(lambda match: " " * len(match.group()), sentence)
+def _quantities(bare: str) -> Iterator[Claim]:
+    """Yield the counts of a sentence whose dates are blanked out."""
     for match in _NUMBER.finditer(_spelt(bare)):
-        number, after = match["number"].replace(",", ""), bare[match.end() :]
-        if re.fullmatch(r"(?:19|20)\d\d", number) and not match["money"]:
-            continue  # a year
-        if _NAMING.search(bare[: match.start()]):
+        start, end = match.span()
+        number, before = match["number"].replace(",", ""), max(0, start - _BEFORE)
+        if _YEAR.fullmatch(number) and not match["money"]:
+            continue
+        if _NAMING.search(bare, before, start):
             continue  # "room 12" counts nothing
-        unit = match["money"] or match["unit"] or next(iter(terms(" ".join(_clause(after).split()[:3]))), "")
-        about = frozenset(terms(_near(bare, match.start(), match.end())))
-        if unit and about:
-            yield Claim(QUANTITY, f"count {unit}", number, about)
-        elif about and _REACHED.search(bare[: match.start()]):
-            yield Claim(QUANTITY, ANY, number, about)
+        unit = match["money"] or match["unit"] or next(iter(terms(" ".join(_clause(bare[end:]).split()[:3]))), "")
+        around = _near(bare, start, end)
+        if not _says_something(around):
+            continue
+        if unit:
+            yield Claim(QUANTITY, f"count {unit}", number, around)
+        elif _REACHED.search(bare, before, start):
+            yield Claim(QUANTITY, ANY, number, around)
 
 
-def _dates(sentence: str) -> Iterator[Claim]:
-    bare = _MONTH_DAY.sub(lambda match: " " * len(match.group()), sentence)
-    for match in _MONTH_DAY.finditer(sentence):
-        about = frozenset(terms(_near(bare, match.start(), match.end()))) - frozenset(WEEKDAYS)
+def _dates(days: Iterable[re.Match[str]], bare: str) -> Iterator[Claim]:
+    for match in days:
         hour = f" {match['hour']}:{match['minute'] or '00'} {match['half'].lower()}" if match["hour"] else ""
-        yield Claim(DATE, "date", f"{match['month'].lower()} {int(match['day'])}{hour}", about)
+        around = _near(bare, match.start(), match.end())
+        yield Claim(DATE, "date", f"{match['month'].lower()} {int(match['day'])}{hour}", around)
+
+
+def _denials(sentence: str, who: str) -> Iterator[Claim]:
+    for match in _DENIAL.finditer(sentence):
+        if _says_something(match["value"]):
+            denied = " ".join(match["value"].split()[:8])
+            yield Claim(DENIAL, _person(match["who"], who), denied, match["value"])
+
+
+def _says_something(text: str) -> bool:
+    return any(word not in STOP_WORDS for word in words(text))
 
 
 def _spelt(text: str) -> str:
@@ -203,7 +243,8 @@ def _spelt(text: str) -> str:
 
 def _clause(text: str) -> str:
     """Return a text up to the first mark that ends a clause."""
-    return re.split(r"[,.;:!?()]", text, maxsplit=1)[0]
+    end = _CLAUSE_END.search(text)
+    return text[: end.start()] if end else text
 
 
 def _near(sentence: str, start: int, end: int) -> str:

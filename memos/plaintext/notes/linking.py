@@ -47,12 +47,16 @@ def decide(draft: Draft) -> list[Decision]:
     A count or a date that differs from those of many memories is one of many, not an update of them all.
     """
     found = [decision for near in draft.near for decision in _decision(draft.member, near)]
-    differing = [one for one in found if one.clash is not None and one.clash.kind in MEASURED]
+    differing = [one for one in found if _measured(one)]
     if len(differing) > FEW:
-        found = [one for one in found if one not in differing]
+        found = [one for one in found if not _measured(one)]
         found += [other for one in differing for other in _decision(draft.member, one.near, clashing=False)]
     found.sort(key=lambda one: (one.kind is not LinkType.CONTRADICTS, -one.score))
     return found[: max(MOST, sum(one.kind is LinkType.CONTRADICTS for one in found))]
+
+
+def _measured(decision: Decision) -> bool:
+    return decision.clash is not None and decision.clash.kind in MEASURED
 
 
 def _decision(new: Member, near: Near, *, clashing: bool = True) -> Iterator[Decision]:

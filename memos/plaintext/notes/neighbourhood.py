@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from memos.cube import MemCube, Scope
+from memos.cube import Scope
 from memos.plaintext.analysis import terms
-from memos.plaintext.notes.claims import Claim, Said, said
+from memos.plaintext.notes.claims import Claim
 from memos.plaintext.notes.entities import entities
-from memos.plaintext.notes.member import Draft, Member, Near, member_of, spoken
+from memos.plaintext.notes.member import Draft, Member, Near, member_of
 from memos.plaintext.ranking import best
 from memos.store.cubes import CubeRepository
 from memos.store.view import NONE, NamespaceView
@@ -35,25 +35,28 @@ def drafts_of(view: NamespaceView, connection: Connection, scope: Scope, cube_id
     """
     repository = CubeRepository(connection, view.namespace_id)
     ids = [cube_id for cube_id in sorted(cube_ids) if cube_id in view.row_of]
-    new = repository.get(ids, scope)
-    names = [_names(new[cube_id]) for cube_id in ids]
-    claims = [said(spoken(new[cube_id]), new[cube_id].provenance.author) for cube_id in ids]
-    around = _around(view, ids, names, claims)
-    others = {view.cube_ids[row] for rows in around for row in rows} - new.keys()
-    cubes = {**new, **repository.get(sorted(others), scope)}
-    vectors = repository.vectors([(cube.id, cube.version) for cube in cubes.values()], view.embedder_id)
-    members = {name: member_of(cube, vectors[name]) for name, cube in cubes.items() if name in vectors}
+    members = _members(repository, ids, scope, view.embedder_id)
+    ids = [cube_id for cube_id in ids if cube_id in members]
+    names = [_names(members[cube_id]) for cube_id in ids]
+    around = _around(view, [members[cube_id] for cube_id in ids], names)
+    others = {view.cube_ids[row] for rows in around for row in rows} - members.keys()
+    members.update(_members(repository, sorted(others), scope, view.embedder_id))
     drafts = []
     for cube_id, named, rows in zip(ids, names, around, strict=True):
-        if cube_id in members:
-            near = [members[view.cube_ids[row]] for row in rows if view.cube_ids[row] in members]
-            drafts.append(Draft(members[cube_id], _near(view, members[cube_id], named, near)))
+        near = [members[view.cube_ids[row]] for row in rows if view.cube_ids[row] in members]
+        drafts.append(Draft(members[cube_id], _near(view, members[cube_id], named, near)))
     return drafts
 
 
-def _around(view: NamespaceView, ids: Sequence[str], names: Sequence[Names], claims: Sequence[Said]) -> list[list[int]]:
+def _members(repository: CubeRepository, ids: Sequence[str], scope: Scope, embedder_id: int) -> dict[str, Member]:
+    cubes = repository.get(ids, scope)
+    vectors = repository.vectors([(cube.id, cube.version) for cube in cubes.values()], embedder_id)
+    return {name: member_of(cube, vectors[name]) for name, cube in cubes.items() if name in vectors}
+
+
+def _around(view: NamespaceView, new: Sequence[Member], names: Sequence[Names]) -> list[list[int]]:
     """Return the rows that each of the new memories is held against."""
-    rows = np.array([view.row_of[cube_id] for cube_id in ids], np.int64)
+    rows = np.array([view.row_of[member.cube.id] for member in new], np.int64)
     settled = view.current & view.recallable & ~view.waiting
     similar = view.vectors @ view.vectors[rows].T
     found = []
@@ -64,7 +67,7 @@ def _around(view: NamespaceView, ids: Sequence[str], names: Sequence[Names], cla
         scores = np.where(allowed, similar[:, place], -np.inf)
         chosen = {*best(scores, BY_MEANING).tolist(), *_named(view, names[place]), int(view.chain[0][row])}
         mine = allowed & (view.speaker == view.speaker[row])
-        chosen |= {one for claim in claims[place].claims[:CLAIMS] for one in _claimed(view, claim, mine)}
+        chosen |= {one for claim in new[place].claims.claims[:CLAIMS] for one in _claimed(view, claim, mine)}
         found.append(sorted(one for one in chosen if one != NONE and allowed[one]))
     return found
 
@@ -99,7 +102,7 @@ def _near(view: NamespaceView, member: Member, names: Names, others: Sequence[Me
     return sorted(found, key=lambda near: (-near.similarity, near.member.cube.id))
 
 
-def _names(cube: MemCube) -> Names:
+def _names(member: Member) -> Names:
     """Return the names in a text with their stems."""
-    found = {name: frozenset(terms(name)) for name in entities(spoken(cube), cube.provenance.author)}
+    found = {name: frozenset(terms(name)) for name in entities(member.spoken, member.cube.provenance.author)}
     return {name: stems for name, stems in found.items() if stems}

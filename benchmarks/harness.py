@@ -51,6 +51,14 @@ class Report:
             Path(self.arguments.json).parent.mkdir(parents=True, exist_ok=True)
             Path(self.arguments.json).write_text(json.dumps(self._document(), indent=1) + "\n")
 
+    def resume(self) -> None:
+        """Begin with what the JSON file holds, where only parts are measured again."""
+        file = Path(self.arguments.json or "")
+        if file.is_file():
+            earlier = json.loads(file.read_text())
+            self.figures, self.rows = earlier["figures"], earlier["rows"]
+            self.notes = [*earlier["notes"], f"parts of it were measured at {earlier['commit']}"]
+
     def _document(self) -> dict[str, Any]:
         return {
             "name": self.name,

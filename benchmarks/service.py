@@ -46,21 +46,18 @@ ATTEMPTS = 2_000
 
 def main() -> int:
     """Measure everything."""
-    arguments = parser(__doc__ or "").parse_args()
-    report, quick = Report("service", arguments), arguments.quick
+    options = parser(__doc__ or "")
+    options.add_argument("--part", action="append", choices=PARTS, help="measure this alone again (may be repeated)")
+    arguments = options.parse_args()
+    report, parts = Report("service", arguments), arguments.part or PARTS
+    if arguments.part:
+        report.resume()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "store"
-        _fill(home, 300 if quick else 2_000)
-        _overhead(report, home, Path(folder) / "copy", 60 if quick else 400)
-        with _served(home) as url:
-            _get(report, url, Path(folder), 3 if quick else 10)
-        with _served(home, "--notes-off") as url:
-            _soak(report, url, 20 if quick else 300)
-        report.save()
-        with _served(home) as url:
-            _document(report, url, home, 20 if quick else 100)
+        _fill(home, 300 if arguments.quick else 2_000)
+        for part in parts:
+            PARTS[part](report, home, arguments.quick)
             report.save()
-            _isolation(report, url, home, 1 if quick else 50)
     table(report.rows)
     report.finish()
     return 0
@@ -125,8 +122,12 @@ def _answers(url: str) -> bool:
 # ---------------------------------------------------------------- overhead of a recall
 
 
-def _overhead(report: Report, home: Path, copy: Path, rounds: int) -> None:
-    """Ask both stores the same, turn by turn; the probe says what any request costs here."""
+def _overhead(report: Report, home: Path, quick: bool) -> None:
+    """Ask both stores the same, turn by turn, each first as often as the others; an arm's rest is left in caches.
+
+    What HTTP adds is the median over the questions, since what embedding one takes varies by more than that.
+    """
+    copy = home.with_name("copy")
     shutil.copytree(home, copy)
     took: dict[str, list[float]] = {"embedded": [], "POST /v1/recall": [], "our client": [], "GET /healthz": []}
     with _served(home) as url, Memory(path=copy) as embedded, Memory(url) as client, _connected(url) as ask:
@@ -136,16 +137,28 @@ def _overhead(report: Report, home: Path, copy: Path, rounds: int) -> None:
             "our client": lambda question: client.recall(question, top_k=10),
             "GET /healthz": lambda _: ask("GET", "/healthz", None),
         }
-        for number, question in enumerate(sentences(rounds + 3, seed=8)):
-            for name, arm in arms.items():
+        names = list(arms)
+        for number, question in enumerate(sentences((60 if quick else 600) + 4, seed=8)):
+            turn = number % len(names)
+            for name in names[turn:] + names[:turn]:
                 start = time.perf_counter()
-                arm(question)
-                if number >= 3:  # the first load models and connect
+                arms[name](question)
+                if number >= 4:  # the first load models and connect
                     took[name].append((time.perf_counter() - start) * 1e3)
     middle = {name: statistics.median(values) for name, values in took.items()}
-    report.rows += [{"arm": f"recall: {name}", "value": value, "unit": "ms p50"} for name, value in middle.items()]
-    report.figures["recall_http_overhead_ms"] = middle["POST /v1/recall"] - middle["embedded"]
-    report.figures["recall_client_overhead_ms"] = middle["our client"] - middle["embedded"]
+    _replace(
+        report,
+        "recall: ",
+        [{"arm": f"recall: {name}", "value": value, "unit": "ms p50"} for name, value in middle.items()],
+    )
+    for key, name in (("recall_http_overhead_ms", "POST /v1/recall"), ("recall_client_overhead_ms", "our client")):
+        pairs = zip(took[name], took["embedded"], strict=True)
+        report.figures[key] = statistics.median(over - under for over, under in pairs)
+
+
+def _replace(report: Report, start: str, rows: list[dict[str, Any]]) -> None:
+    """Put rows in the place of those of an earlier run."""
+    report.rows = [row for row in report.rows if not row["arm"].startswith(start)] + rows
 
 
 @contextmanager
@@ -192,8 +205,18 @@ if __name__ == "__main__":
 """
 
 
-def _get(report: Report, url: str, folder: Path, seconds: int) -> None:
+def _get(report: Report, home: Path, quick: bool) -> None:
     """Compare requests per second, turn by turn, of 16 connections that wait for nothing but the answer."""
+    with _served(home) as url:
+        rates = _rates(url, home.parent, *((3, 3) if quick else (10, 4)))
+    middle = {name: statistics.median(values) for name, values in rates.items()}
+    rows = [{"arm": f"get, {name}", "value": value, "unit": "requests/s"} for name, value in middle.items()]
+    _replace(report, "get, ", rows)
+    pairs = zip(rates["memos"], rates["bare"], strict=True)
+    report.figures["get_vs_bare_fastapi"] = statistics.median(ours / bare for ours, bare in pairs)
+
+
+def _rates(url: str, folder: Path, rounds: int, seconds: int) -> dict[str, list[float]]:
     import sqlite3
 
     memories = httpx.get(f"{url}/v1/memories?limit=500").json()["memories"]
@@ -206,12 +229,10 @@ def _get(report: Report, url: str, folder: Path, seconds: int) -> None:
     paths = [f"/v1/memories/{one['id']}" for one in memories]
     rates: dict[str, list[float]] = {"memos": [], "bare": []}
     with _process([peer_python("bare", BARE), str(script), str(database), "{port}"], dict(os.environ)) as (bare, _):
-        for _ in range(3):
+        for _ in range(rounds):
             for name, address in (("memos", url), ("bare", bare)):
                 rates[name].append(asyncio.run(_rate(address, paths, seconds)))
-    middle = {name: statistics.median(values) for name, values in rates.items()}
-    report.rows += [{"arm": f"get, {name}", "value": value, "unit": "requests/s"} for name, value in middle.items()]
-    report.figures["get_vs_bare_fastapi"] = middle["memos"] / middle["bare"]
+    return rates
 
 
 async def _rate(url: str, paths: list[str], seconds: float) -> float:
@@ -239,7 +260,12 @@ async def _rate(url: str, paths: list[str], seconds: float) -> float:
 # ---------------------------------------------------------------- sixteen clients for minutes
 
 
-def _soak(report: Report, url: str, seconds: int) -> None:
+def _soak(report: Report, home: Path, quick: bool) -> None:
+    with _served(home, "--notes-off") as url:
+        _loaded(report, url, 20 if quick else 300)
+
+
+def _loaded(report: Report, url: str, seconds: int) -> None:
     process = next(one for one in psutil.process_iter() if _listens(one, int(url.rsplit(":", 1)[1])))
     end, warm = time.monotonic() + seconds, time.monotonic() + seconds / 5
     failed: list[int] = []
@@ -294,7 +320,12 @@ def _key(home: Path, tenant: str, scopes: str = "read,write,admin") -> dict[str,
     return {"Authorization": f"Bearer {json.loads(told)['key']}"}
 
 
-def _isolation(report: Report, url: str, home: Path, thieves: int) -> None:
+def _isolation(report: Report, home: Path, quick: bool) -> None:
+    with _served(home) as url:
+        _stolen(report, url, home, 1 if quick else 50)
+
+
+def _stolen(report: Report, url: str, home: Path, thieves: int) -> None:
     """Let one thief after another try: what the last one stored itself would only slow the next one down."""
     attempted = leaks = broken = 0
     chance, document = random.Random(1), httpx.get(f"{url}/openapi.json").json()
@@ -314,7 +345,12 @@ def _isolation(report: Report, url: str, home: Path, thieves: int) -> None:
     report.figures["isolation_5xx"] = float(broken)
 
 
-def _document(report: Report, url: str, home: Path, examples: int) -> None:
+def _document(report: Report, home: Path, quick: bool) -> None:
+    with _served(home) as url:
+        _explored(report, url, home, 20 if quick else 100)
+
+
+def _explored(report: Report, url: str, home: Path, examples: int) -> None:
     """Let schemathesis read the document and try every operation, those of keys apart: it revokes its own.
 
     Three answer 501 until the scheduler and composition are there, and a chat that really answers would take minutes.
@@ -347,6 +383,15 @@ def _tried(url: str, headers: dict[str, str], examples: int, *chosen: str) -> tu
     if cases is None or (run.returncode != 0 and not wrong):
         raise RuntimeError(run.stdout + run.stderr)
     return sum(wrong), int(cases[1])
+
+
+PARTS: dict[str, Callable[[Report, Path, bool], None]] = {
+    "overhead": _overhead,
+    "get": _get,
+    "soak": _soak,
+    "document": _document,
+    "isolation": _isolation,
+}
 
 
 if __name__ == "__main__":

@@ -40,6 +40,8 @@ BARE = ("fastapi==0.165.0", "sqlalchemy[asyncio]==2.1.9", "aiosqlite", "uvicorn[
 SCHEMATHESIS = ("schemathesis==4.32.5",)
 MEMOS = Path(sys.executable).with_name("memos")
 CLIENTS = 16
+#: Until the threads that computed for another process do not spin any more.
+PAUSE_S = 0.02
 #: Of one thief.
 ATTEMPTS = 2_000
 
@@ -123,7 +125,7 @@ def _answers(url: str) -> bool:
 
 
 def _overhead(report: Report, home: Path, quick: bool) -> None:
-    """Ask both stores the same, turn by turn, each first as often as the others; an arm's rest is left in caches.
+    """Ask both stores the same, turn by turn, each first as often as the others.
 
     What HTTP adds is the median over the questions, since what embedding one takes varies by more than that.
     """
@@ -141,6 +143,7 @@ def _overhead(report: Report, home: Path, quick: bool) -> None:
         for number, question in enumerate(sentences((60 if quick else 600) + 4, seed=8)):
             turn = number % len(names)
             for name in names[turn:] + names[:turn]:
+                time.sleep(PAUSE_S)
                 start = time.perf_counter()
                 arms[name](question)
                 if number >= 4:  # the first load models and connect

@@ -8,12 +8,12 @@ from functools import lru_cache
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from fastapi import Depends, Header, Request, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import Header, Request, Security
+from fastapi.openapi.models import HTTPBearer
+from fastapi.security.base import SecurityBase
+from fastapi.security.utils import get_authorization_scheme_param
 
 from memos.errors import RequestRefused
-
-_bearer = HTTPBearer(auto_error=False, description="An API key: `memos_...`, made by `memos keys create`.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +53,21 @@ def _is_here(server: str | None, client: str | None, asked: str | None) -> bool:
     return all(map(is_loopback, (server, client, named)))
 
 
-async def caller(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
-) -> Caller:
-    """Return who calls."""
-    return Caller(credentials.credentials if credentials else None, is_local(request))
+class Bearer(SecurityBase):
+    """Reads who calls: one dependency, since each of them costs at every request."""
+
+    def __init__(self) -> None:
+        self.model = HTTPBearer(description="An API key: `memos_...`, made by `memos keys create`.")
+        self.scheme_name = "HTTPBearer"
+
+    async def __call__(self, request: Request) -> Caller:
+        """Return who calls."""
+        scheme, token = get_authorization_scheme_param(request.headers.get("Authorization"))
+        return Caller(token if scheme.lower() == "bearer" and token else None, is_local(request))
 
 
-CallerOf = Annotated[Caller, Depends(caller)]
+caller = Bearer()
+CallerOf = Annotated[Caller, Security(caller)]
 IdempotencyKey = Annotated[
     str | None,
     Header(

@@ -41,6 +41,11 @@ class Service:
         self._limit = RateLimit(settings.rate, settings.burst)
         slow = settings.slow_timeout_s
         self.calls = Pool("engine", settings.threads, settings.waiting, settings.timeout_s)
+        #: Reads of one memory are over before another thread has taken its turn at the interpreter: one is the fastest,
+        #: unless it waits for a server.
+        self.reads = Pool(
+            "read", 1 if engine.database.is_sqlite else settings.threads, settings.waiting, settings.timeout_s
+        )
         self.chats = Pool("chat", settings.chats, settings.waiting, slow)
         self.files = Pool("file", settings.files, settings.waiting, slow)
         self.probes = Pool("probe", 4, 16, settings.timeout_s)
@@ -83,7 +88,7 @@ class Service:
 
     def measured(self) -> bytes:
         """Return the metrics, with what the store and the pools hold now. Blocks: for threads of a pool."""
-        for pool in (self.calls, self.chats, self.files):
+        for pool in (self.calls, self.reads, self.chats, self.files):
             self.metrics.waiting.labels(pool.name).set(pool.taken)
         with self.engine.database.read() as connection:
             held, jobs = totals(connection)
@@ -96,7 +101,7 @@ class Service:
     async def close(self) -> None:
         """Finish the work under way and close the engine."""
         self.stopping.set()
-        for pool in (self.calls, self.chats, self.files, self.probes):
+        for pool in (self.calls, self.reads, self.chats, self.files, self.probes):
             await asyncio.to_thread(pool.close)
         if self.upstream is not None:
             await self.upstream.close()
@@ -136,12 +141,19 @@ async def plain(
     return Answer(await service.run(caller, permission, work), status)
 
 
-async def tagged(service: Service, caller: Caller, permission: Permission, operation: str, payload: Payload) -> Answer:
+async def tagged(
+    service: Service,
+    caller: Caller,
+    permission: Permission,
+    operation: str,
+    payload: Payload,
+    pool: Pool | None = None,
+) -> Answer:
     """Return the memory that an operation returns, with its version as ``ETag``."""
 
     def work(wire: Wire) -> tuple[bytes, dict[str, str]]:
         cube = wire.call(operation, payload)
         return encoded(cube), tag(cube["version"])
 
-    content, headers = await service.run(caller, permission, work)
+    content, headers = await service.run(caller, permission, work, pool)
     return Answer(content, headers=headers)

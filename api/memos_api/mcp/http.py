@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from fastapi.security import HTTPBearer
 from mcp import types
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.requests import Request
@@ -29,7 +28,6 @@ from memos_api.settings import ServiceSettings
 
 PATH = "/mcp"
 PERMISSIONS = {tool.name: Permission.READ if tool.reads else Permission.WRITE for tool in TOOLS}
-_bearer = HTTPBearer(auto_error=False)
 
 
 @asynccontextmanager
@@ -84,7 +82,7 @@ async def _admitted(request: Request) -> Caller:
     rebinding) or not. What it cannot have is a key. So a request with a key may come from anywhere, under any name that
     the service has; one without must be of this machine by its ``Host``, as for REST, and by its ``Origin`` too.
     """
-    found = await caller(request, await _bearer(request))
+    found = await caller(request)
     origin = request.headers.get("origin")
     if found.token is None and origin is not None and not _of_this_machine(origin):
         raise Forbidden(f"pages of {origin!r} may not use this service without an API key")

@@ -141,7 +141,8 @@ async def forget_all(
 async def get(cube_id: Id, caller: CallerOf, service: ServiceOf, user_id: Only = None) -> Answer:
     """Get one memory; its version is its ``ETag``."""
 
-    return await tagged(service, caller, Permission.READ, "get", {"id": cube_id, "user_id": user_id})
+    payload = {"id": cube_id, "user_id": user_id}
+    return await tagged(service, caller, Permission.READ, "get", payload, service.reads)
 
 
 @router.patch(

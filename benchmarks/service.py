@@ -40,8 +40,8 @@ BARE = ("fastapi==0.165.0", "sqlalchemy[asyncio]==2.1.9", "aiosqlite", "uvicorn[
 SCHEMATHESIS = ("schemathesis==4.32.5",)
 MEMOS = Path(sys.executable).with_name("memos")
 CLIENTS = 16
-#: Until the threads that computed for another process do not spin any more.
-PAUSE_S = 0.02
+#: Questions in a row of one arm.
+BLOCK = 10
 #: Of one thief.
 ATTEMPTS = 2_000
 
@@ -125,7 +125,7 @@ def _answers(url: str) -> bool:
 
 
 def _overhead(report: Report, home: Path, quick: bool) -> None:
-    """Ask both stores the same, turn by turn, each first as often as the others.
+    """Ask both stores the same, ten questions in a row, each arm first as often as the others.
 
     What HTTP adds is the median over the questions, since what embedding one takes varies by more than that.
     """
@@ -139,14 +139,14 @@ def _overhead(report: Report, home: Path, quick: bool) -> None:
             "our client": lambda question: client.recall(question, top_k=10),
             "GET /healthz": lambda _: ask("GET", "/healthz", None),
         }
-        names = list(arms)
-        for number, question in enumerate(sentences((60 if quick else 600) + 4, seed=8)):
-            turn = number % len(names)
+        names, questions = list(arms), sentences(60 if quick else 600, seed=8)
+        for first in range(0, len(questions), BLOCK):
+            turn = first // BLOCK % len(names)
             for name in names[turn:] + names[:turn]:
-                time.sleep(PAUSE_S)
-                start = time.perf_counter()
-                arms[name](question)
-                if number >= 4:  # the first load models and connect
+                arms[name]("Who wakes the threads of this arm?")
+                for question in questions[first : first + BLOCK]:
+                    start = time.perf_counter()
+                    arms[name](question)
                     took[name].append((time.perf_counter() - start) * 1e3)
     middle = {name: statistics.median(values) for name, values in took.items()}
     _replace(

@@ -89,9 +89,9 @@ class CubeRepository(ScopedRepository):
         .where(cubes.c.id.in_(bindparam("ids", expanding=True)))
     )
 
-    _PRESENT_VERSIONS = ScopedRepository._prepared(cubes, cubes.c.id, cubes.c.version).where(
-        cubes.c.id.in_(bindparam("ids", expanding=True))
-    )
+    _STANDINGS = ScopedRepository._prepared(
+        cubes, cubes.c.id, cubes.c.version, (cubes.c.infer & cubes.c.scribe.is_(None)).label("waiting")
+    ).where(cubes.c.id.in_(bindparam("ids", expanding=True)))
 
     # ------------------------------------------------------------ writing
 
@@ -275,11 +275,10 @@ class CubeRepository(ScopedRepository):
                     found[row.cube_id] = np.frombuffer(row.vector, FLOAT32)
         return found
 
-    def current_versions(self, cube_ids: Sequence[str]) -> dict[str, int]:
-        """Return the number of the present version of each cube found among ``cube_ids``."""
-        return {
-            row.id: row.version for chunk in _chunks(cube_ids) for row in self._run(self._PRESENT_VERSIONS, ids=chunk)
-        }
+    def standings(self, cube_ids: Sequence[str]) -> tuple[dict[str, int], set[str]]:
+        """Return the present versions of the cubes found among ``cube_ids``, by id, and which wait for a note."""
+        rows = [row for chunk in _chunks(cube_ids) for row in self._run(self._STANDINGS, ids=chunk)]
+        return {row.id: row.version for row in rows}, {row.id for row in rows if row.waiting}
 
     def existing(self, cube_ids: Sequence[str]) -> set[str]:
         """Return which of ``cube_ids`` are still there."""

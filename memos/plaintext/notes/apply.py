@@ -60,7 +60,7 @@ def apply(connection: Connection, namespace: Namespace, scope: Scope, plan: Plan
     """Write what a plan says of memories that are still as it found them; the others wait for another one."""
     repository = CubeRepository(connection, namespace.id)
     present = repository.get([step.cube.id for step in plan.steps], scope)
-    changes = _Changes(plan, present, repository.current_versions(sorted(_touched(plan))), embedded)
+    changes = _Changes(plan, present, *repository.standings(sorted(_touched(plan))), embedded)
     at, revision = now_us(), namespace.revision
     notes = NoteRepository(connection, namespace.id)
     notes.complete(changes.completed)
@@ -87,7 +87,9 @@ def _touched(plan: Plan) -> set[str]:
 class _Changes:
     """The rows that a plan comes to, given how memories are now."""
 
-    def __init__(self, plan: Plan, present: Mapping[str, MemCube], numbers: dict[str, int], embedded: Embedded) -> None:
+    def __init__(
+        self, plan: Plan, present: Mapping[str, MemCube], numbers: dict[str, int], waiting: set[str], embedded: Embedded
+    ) -> None:
         self.counts = dict.fromkeys(_COUNTED, 0)
         self.completed: list[Completed] = []
         self.settled: list[Settled] = []
@@ -100,6 +102,7 @@ class _Changes:
         self._plan = plan
         self._present = present
         self._versions = numbers
+        self._waiting = waiting
         self._embedded = embedded
         for step in plan.steps:
             self._step(step)
@@ -129,6 +132,7 @@ class _Changes:
             return
         self.counts["seen"] += 1
         self.counts["fallbacks"] += step.remark is not None and step.state is State.ACTIVATED
+        self._waiting.discard(cube.id)
         self._write(step, cube)
         if step.same_as is not None:
             self.counts["merged"] += 1
@@ -161,8 +165,9 @@ class _Changes:
         self.settled.append(Settled(cube.id, state.value, step.scribe, step.remark, note.sensitivity))
 
     def _evolve(self, evolution: Evolution, step: Step) -> None:
-        if self._versions.get(evolution.cube_id) != evolution.version:
-            self.counts["stale"] += 1  # somebody else changed it: nothing of theirs is overwritten
+        changed = self._versions.get(evolution.cube_id) != evolution.version
+        if changed or evolution.cube_id in self._waiting:
+            self.counts["stale"] += 1  # nothing that somebody else did meanwhile is overwritten, or brought back
             return
         self.counts["evolved"] += 1
         text = self._plan.evolved_text(evolution) if evolution.rewritten else ""

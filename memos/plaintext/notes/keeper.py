@@ -19,7 +19,7 @@ from memos.embedding.base import Embedder
 from memos.embedding.serving import ServingEmbedder, active, register
 from memos.plaintext.notes.apply import Applied, Embedded, apply
 from memos.plaintext.notes.member import Draft
-from memos.plaintext.notes.neighbourhood import drafts_of
+from memos.plaintext.notes.neighbourhood import Acquaintances, drafts_of
 from memos.plaintext.notes.plan import Plan, plan_of
 from memos.plaintext.notes.scribe import Scribe
 from memos.schedule.executor import Report
@@ -55,9 +55,9 @@ class NoteKeeper:
         A memory that changes meanwhile waits again, so that this ends when nothing waits any more.
         """
         total, before = Applied(), self._scribe.spent
-        again = list(payload.get("ids", ()))
+        again, known = list(payload.get("ids", ())), Acquaintances()
         while ids := self._next(scope, again):
-            done = self._embedder.steady(partial(self._batch, scope, ids))
+            done = self._embedder.steady(partial(self._batch, scope, ids, known))
             total = total + done
             again = [cube_id for cube_id in again if cube_id not in set(ids)]
             waiting = self._waiting(scope) + len(again)
@@ -81,8 +81,8 @@ class NoteKeeper:
             namespace = namespaces.find(connection, scope)
             return 0 if namespace is None else NoteRepository(connection, namespace.id).count_waiting()
 
-    def _batch(self, scope: Scope, ids: Sequence[str], embedder: Embedder) -> Applied:
-        drafts = self._drafts(scope, ids, embedder)
+    def _batch(self, scope: Scope, ids: Sequence[str], known: Acquaintances, embedder: Embedder) -> Applied:
+        drafts = self._drafts(scope, ids, known, embedder)
         plan = plan_of(drafts, self._scribe.write(drafts))
         vectors = _embedded(plan, embedder)
         with self._database.write() as connection:
@@ -93,7 +93,7 @@ class NoteKeeper:
             self._discard(scope, applied.gone)
         return applied
 
-    def _drafts(self, scope: Scope, ids: Sequence[str], embedder: Embedder) -> list[Draft]:
+    def _drafts(self, scope: Scope, ids: Sequence[str], known: Acquaintances, embedder: Embedder) -> list[Draft]:
         with self._database.read() as connection:
             row, namespace = active(connection, embedder), namespaces.find(connection, scope)
         if row is None or namespace is None:
@@ -101,7 +101,7 @@ class NoteKeeper:
         with self._views.lease(namespace.id, row) as view, self._database.read() as connection:
             active(connection, embedder)
             view.catch_up(connection, namespaces.read(connection, namespace.id))
-            return drafts_of(view, connection, scope, ids)
+            return drafts_of(view, connection, scope, ids, known)
 
 
 def _embedded(plan: Plan, embedder: Embedder) -> dict[str, NDArray[np.float32]]:

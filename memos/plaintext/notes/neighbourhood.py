@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +22,37 @@ from memos.store.view import NONE, NamespaceView
 BY_MEANING, BY_NAMES, BY_CLAIM = 10, 6, 3
 #: Claims of one text that are followed up.
 CLAIMS = 4
+#: Earlier memories that a job keeps at most.
+KNOWN = 8_192
 _UNSEEN = "\0"
 
 Rows = NDArray[np.int64]
 Names = Mapping[str, frozenset[str]]
 
 
-def drafts_of(view: NamespaceView, connection: Connection, scope: Scope, cube_ids: Sequence[str]) -> list[Draft]:
+class Acquaintances:
+    """Earlier memories that one job has read, since those of its next batch are often the same.
+
+    They are known by their last revision and their embedder too: whatever becomes of a memory, it is read again.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int, int], Member] = {}
+
+    def of(self, view: NamespaceView, repository: CubeRepository, rows: Collection[int], scope: Scope) -> list[Member]:
+        """Return the memories of some rows, those that the view's embedder has a vector of."""
+        wanted = {(view.cube_ids[row], int(view.row_revision[row]), view.embedder_id) for row in rows}
+        if len(self._known) > KNOWN:
+            self._known.clear()
+        missing = sorted(wanted - self._known.keys())
+        read = _members(repository, [cube_id for cube_id, _, _ in missing], scope, view.embedder_id)
+        self._known.update({key: read[key[0]] for key in missing if key[0] in read})
+        return [self._known[key] for key in wanted if key in self._known]
+
+
+def drafts_of(
+    view: NamespaceView, connection: Connection, scope: Scope, cube_ids: Sequence[str], known: Acquaintances
+) -> list[Draft]:
     """Return drafts of memories that the view knows, in the order of their ids.
 
     A draft is held against memories whose notes are written, and against those before it in ``cube_ids``.
@@ -39,8 +63,8 @@ def drafts_of(view: NamespaceView, connection: Connection, scope: Scope, cube_id
     ids = [cube_id for cube_id in ids if cube_id in members]
     names = [_names(members[cube_id]) for cube_id in ids]
     around = _around(view, [members[cube_id] for cube_id in ids], names)
-    others = {view.cube_ids[row] for rows in around for row in rows} - members.keys()
-    members.update(_members(repository, sorted(others), scope, view.embedder_id))
+    others = {row for rows in around for row in rows if view.cube_ids[row] not in members}
+    members.update({member.cube.id: member for member in known.of(view, repository, others, scope)})
     drafts = []
     for cube_id, named, rows in zip(ids, names, around, strict=True):
         near = [members[view.cube_ids[row]] for row in rows if view.cube_ids[row] in members]

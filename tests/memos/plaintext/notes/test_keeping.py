@@ -11,6 +11,9 @@ import pytest
 from memos.cube import MemCube, Scope, State
 from memos.engine import MemoryOS
 from memos.errors import InvalidInput, NotFound
+from memos.plaintext.notes.member import Draft
+from memos.plaintext.notes.scribe import OfflineScribe
+from memos.plaintext.notes.scribe import Written as NoteWritten
 from memos.store.derived import Derived, Gone
 from memos.store.jobs import FINAL, Job, JobState
 
@@ -341,6 +344,28 @@ def test_nothing_of_what_is_forgotten_is_left_in_notes(
     kept.close()
     left = [path.name for path in data_folder.rglob("*") if path.is_file() and b"anzibar" in path.read_bytes()]
     assert left == []
+
+
+def test_what_is_forgotten_meanwhile_comes_back_in_no_note(
+    kept: MemoryOS, told: Told, written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (old,) = told(kept, "I live in Rome with my brother.")
+    (new,) = told(kept, "I moved from Rome to Zanzibar.")
+    write = OfflineScribe.write
+
+    def forgetting(self: OfflineScribe, drafts: Sequence[Draft]) -> list[NoteWritten]:
+        notes = write(self, drafts)
+        monkeypatch.setattr(OfflineScribe, "write", write)
+        kept.forget("default", new.id)
+        return notes
+
+    monkeypatch.setattr(OfflineScribe, "write", forgetting)
+    told(kept, "I live in Rome with my brother and two cats, near the bakery.")
+    written(kept)
+    assert kept.get("default", old.id).time.valid_to is None
+    history = kept.history("default", old.id)
+    assert "uperseded" not in repr(history)
+    assert [one.changes for one in history] == [None, None]  # what it was to become rested on what is gone
 
 
 def test_what_a_model_was_shown_is_taken_back(kept: MemoryOS, told: Told, written: Written) -> None:

@@ -117,15 +117,14 @@ class LexicalIndex:
 
         With ``weights[t] = idf(t)`` this is BM25.
         """
-        result = np.zeros(len(self._lengths), np.float32)
         known = {self._vocabulary[term]: weight for term, weight in weights.items() if term in self._vocabulary}
         if not known:
-            return result
+            return np.zeros(len(self._lengths), np.float32)
         self._sort_if_worthwhile()
-        for term, weight in known.items():
-            rows, saturated = self._saturation(term)
-            result[rows] += np.float32(weight) * saturated
-        return result
+        held = [self._saturation(term) for term in known]
+        parts = [weight * saturated for weight, (_, saturated) in zip(known.values(), held, strict=True)]
+        rows = np.concatenate([rows for rows, _ in held])
+        return np.bincount(rows, np.concatenate(parts), len(self._lengths)).astype(np.float32)
 
     def counts(self, terms: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return how often each term occurs in each of ``rows``, float32 ``[len(terms), len(rows)]``."""

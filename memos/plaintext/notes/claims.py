@@ -208,14 +208,12 @@ def _quantities(bare: str) -> Iterator[Claim]:
             continue
         if _NAMING.search(bare, before, start):
             continue  # "room 12" counts nothing
-        unit = match["money"] or match["unit"] or next(iter(terms(" ".join(_clause(bare[end:]).split()[:3]))), "")
-        around = _near(bare, start, end)
-        if not _says_something(around):
-            continue
-        if unit:
-            yield Claim(QUANTITY, f"count {unit}", number, around)
-        elif _REACHED.search(bare, before, start):
-            yield Claim(QUANTITY, ANY, number, around)
+        around, unit = _near(bare, start, end), match["money"] or match["unit"]
+        counted = "" if unit else next(iter(terms(" ".join(_clause(bare[end:]).split()[:3]))), "")
+        if counted:
+            yield Claim(QUANTITY, f"count {counted}", number, around)
+        elif _says_something(around) and (unit or _REACHED.search(bare, before, start)):
+            yield Claim(QUANTITY, f"count {unit}" if unit else ANY, number, around)
 
 
 def _dates(days: Iterable[re.Match[str]], bare: str) -> Iterator[Claim]:

@@ -46,8 +46,11 @@ def promote(
             time.sleep(POLL_S)
             job = engine.job(tenant, job.id)
             progress(round(100 * job.progress), 100)
-        cube = engine.get(tenant, job.result["cube_id"]) if job.result else None
-    session.show(job, lambda: _promoted(job.error, cube))
+        made = (job.result or {}).get("cube_ids") or [(job.result or {}).get("cube_id")]
+        cubes = [engine.get(tenant, cube_id) for cube_id in made if cube_id is not None]
+    session.show(
+        job, lambda: Group(*(map(_promoted, cubes) if cubes else [output.plain(f"not promoted: {job.error}")]))
+    )
     if job.error:
         raise typer.Exit(STORE)
 
@@ -132,9 +135,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(kv)
 
 
-def _promoted(error: str | None, cube: MemCube | None) -> RenderableType:
-    if cube is None:
-        return output.plain(f"not promoted: {error}")
+def _promoted(cube: MemCube) -> RenderableType:
     size = output.megabytes(cube.metadata["bytes"])
     if cube.kind == "parametric":
         return output.plain(f"made {cube.id}: {cube.metadata['payload']} in {size}, {cube.metadata['state']}")

@@ -19,7 +19,7 @@ MOST = 3
 def choose(
     tier: ParametricTier, scope: Scope, base: str, note_ids: Sequence[str], asked: Sequence[str] | None
 ) -> list[AdapterRecord]:
-    """Return what is asked for by id, or else the published ones that hold most of the recalled notes.
+    """Return what is asked for by id, or else the published ones that hold the best recalled notes.
 
     One that holds nothing beyond what those before it hold is left out, and so is a second cartridge, for a prompt has
     one beginning. Raises :class:`NotFound` and :class:`Conflict` for what is asked for and not served, and
@@ -42,10 +42,14 @@ def choose(
 
 
 def _by_cover(records: Sequence[AdapterRecord], note_ids: Sequence[str]) -> list[AdapterRecord]:
-    """Return those that hold most of the notes first, the more special one of two that hold equally many."""
-    wanted = set(note_ids)
+    """Return those that hold the best recalled notes first, the more special one of two that hold the same.
 
-    def rank(record: AdapterRecord) -> tuple[int, int, str]:
-        return -len({cube_id for cube_id, _ in record.sources} & wanted), len(record.sources), record.cube_id
+    The n-th note counts 1/n: an answer is mostly in the first, and many adapters hold some of the others.
+    """
+    worth = {cube_id: 1 / place for place, cube_id in enumerate(note_ids, 1)}
+
+    def rank(record: AdapterRecord) -> tuple[float, int, str]:
+        held = {cube_id for cube_id, _ in record.sources}
+        return -sum(worth.get(cube_id, 0.0) for cube_id in held), len(record.sources), record.cube_id
 
     return sorted(records, key=rank)

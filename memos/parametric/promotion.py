@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from memos.activation.bundle import Bundle, bundle_of, note_of
 from memos.config import Settings
 from memos.cube import MemCube, Scope
 from memos.errors import GateRefused, MemosError, NotFound
-from memos.parametric.distil.examples import Lesson, lesson_of
-from memos.parametric.distil.facts import facts_of
+from memos.parametric.distil.examples import Lesson, learnable, lesson_of
+from memos.parametric.distil.facts import Fact, facts_of
 from memos.parametric.distil.folder import training_folder
 from memos.parametric.distil.recipe import Recipe
 from memos.parametric.distil.run import Distilled, distil
@@ -35,14 +35,13 @@ PUBLISHING = 0.02
 
 @dataclass(frozen=True, slots=True)
 class _Course:
-    """What is trained, on what: ``options`` are those that were chosen, ``skipped`` the notes without a fact."""
+    """What is trained, on what: ``options`` are those that were chosen."""
 
     lesson: Lesson
     bundle: Bundle
     recipe: Recipe
     options: Mapping[str, Any]
     name: str | None
-    skipped: list[str]
 
     def made(self, record: AdapterRecord) -> bool:
         """Whether a published cube came from the same notes with the same options."""
@@ -51,7 +50,7 @@ class _Course:
 
 
 class ParametricPromotion:
-    """The task. Running it twice makes one cube; after a crash it goes on from its checkpoint."""
+    """The task. Running it twice makes the same cubes; after a crash it goes on from its checkpoint."""
 
     def __init__(self, settings: Settings, database: Database, models: ModelHost, tier: ParametricTier) -> None:
         self._home = settings.home
@@ -60,48 +59,47 @@ class ParametricPromotion:
         self._tier = tier
 
     def run(self, scope: Scope, payload: Mapping[str, Any], report: Report) -> dict[str, Any]:
-        """Distil the present versions of the notes ``payload["ids"]``; return the cube's id and what the gate found.
+        """Distil the present versions of the notes ``payload["ids"]``; return the cubes' ids and what the gate found.
 
-        Raises :class:`TrainingRefused` (nothing to learn), :class:`GateRefused` (learnt badly: the report is kept,
-        nothing is served), :class:`NotFound` (a note was forgotten), :class:`Conflict` (a note changed meanwhile),
-        :class:`AdapterRefused` and :class:`StoreFull`; the notes are never touched. Whatever ends it, other than a
-        stop of the process, removes its checkpoint, which holds what the notes say.
+        Few facts to an adapter are learnt better and faster than many: ``recipe.facts`` of them, and as many adapters
+        as it takes. Raises :class:`TrainingRefused` (nothing to learn), :class:`GateRefused` (all of it learnt badly:
+        the reports are kept, nothing is served), :class:`NotFound` (a note was forgotten), :class:`Conflict` (a note
+        changed meanwhile), :class:`AdapterRefused` and :class:`StoreFull`; the notes are never touched, and what was
+        published before stays. Whatever ends a training, other than a stop of the process, removes its checkpoint,
+        which holds what the notes say.
         """
-        folder = training_folder(self._home, scope, payload["ids"])
+        serving = self._models.serving()
+        notes = self._notes(scope, payload["ids"])
+        courses = list(_courses(notes, payload, serving))
+        made: list[dict[str, Any]] = []
+        refused: list[GateRefused] = []
+        for place, course in enumerate(courses):
+            try:
+                made.append(self._made(scope, course, serving, partial(_tell, report, place, len(courses))))
+            except GateRefused as error:
+                refused.append(error)
+        if not made:
+            raise refused[0]
+        learnt = {cube_id for course in courses for cube_id, _ in course.bundle.sources}
+        skipped = [cube.id for cube in notes if cube.id not in learnt]
+        return {**_told(made), "skipped": skipped, "refused": [error.extra["cube_id"] for error in refused]}
+
+    def _made(self, scope: Scope, course: _Course, serving: Serving, report: Report) -> dict[str, Any]:
+        """Train and publish one adapter or cartridge, unless it is there already."""
+        ids = [cube_id for cube_id, _ in course.bundle.sources]
+        for record in self._tier.published(scope, serving.loaded.identity.base, ids):
+            if course.made(record):
+                return {"cube_id": record.cube_id, "made": False, "seconds": 0.0, "bytes": 0, **(record.gate or {})}
+        folder = training_folder(self._home, scope, ids)
         try:
-            return self._run(scope, payload, report, folder)
+            distilled = distil(serving, course.lesson, course.bundle, course.recipe, report, folder)
+            cube_id = self._keep(scope, course, distilled)
         except MemosError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-
-    def _run(self, scope: Scope, payload: Mapping[str, Any], report: Report, folder: Path) -> dict[str, Any]:
-        serving = self._models.serving()
-        course = self._course(scope, payload, serving)
-        for record in self._tier.published(scope, serving.loaded.identity.base, payload["ids"]):
-            if course.made(record):
-                return {"cube_id": record.cube_id, "made": False, **_told(record.gate or {})}
-        distilled = distil(
-            serving,
-            course.lesson,
-            course.bundle,
-            course.recipe,
-            lambda share: report((1 - PUBLISHING) * share),
-            folder,
-        )
-        cube_id = self._keep(scope, course, distilled)
         shutil.rmtree(folder, ignore_errors=True)
-        told = {"seconds": distilled.seconds, "bytes": distilled.trained.bytes, "skipped": course.skipped}
-        return {"cube_id": cube_id, "made": True, **_told(distilled.gate.plain), **told}
-
-    def _course(self, scope: Scope, payload: Mapping[str, Any], serving: Serving) -> _Course:
-        options = {name: value for name, value in payload.items() if name not in _NO_OPTIONS and value is not None}
-        recipe = Recipe.of(options)
-        notes = self._notes(scope, payload["ids"])
-        lesson = lesson_of(facts_of(notes), serving.loaded, serving.format, recipe)
-        learnt = {fact.cube_id for fact in lesson.facts}
-        bundle = bundle_of(note_of(cube) for cube in notes if cube.id in learnt)
-        skipped = [cube.id for cube in notes if cube.id not in learnt]
-        return _Course(lesson, bundle, recipe, options, payload.get("name"), skipped)
+        spent = {"seconds": distilled.seconds, "bytes": distilled.trained.bytes}
+        return {**distilled.gate.plain, "cube_id": cube_id, "made": True, **spent}
 
     def _notes(self, scope: Scope, ids: Sequence[str]) -> list[MemCube]:
         with self._database.read() as connection:
@@ -139,6 +137,45 @@ class ParametricPromotion:
         )
 
 
-def _told(gate: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("facts", "recall", "recall_base", "drift", "confused")
-    return {name: gate.get(name) for name in names}
+def _courses(notes: Sequence[MemCube], payload: Mapping[str, Any], serving: Serving) -> Iterator[_Course]:
+    """Yield what is trained into one adapter each. Raises :class:`TrainingRefused` if there is nothing."""
+    options = {name: value for name, value in payload.items() if name not in _NO_OPTIONS and value is not None}
+    recipe, name = Recipe.of(options), payload.get("name")
+    groups = grouped(learnable(facts_of(notes), serving.loaded, serving.format), recipe.facts) or [[]]
+    for place, facts in enumerate(groups, 1):
+        lesson = lesson_of(facts, serving.loaded, serving.format, recipe)
+        learnt = {fact.cube_id for fact in lesson.facts}
+        bundle = bundle_of(note_of(cube) for cube in notes if cube.id in learnt)
+        own = f"{name} {place}" if name is not None and len(groups) > 1 else name
+        yield _Course(lesson, bundle, recipe, options, own)
+
+
+def grouped(facts: Sequence[Fact], most: int) -> list[list[Fact]]:
+    """Return facts in groups of about equal size, ``most`` at most unless one note has more: notes stay whole."""
+    notes: dict[str, list[Fact]] = {}
+    for fact in facts:
+        notes.setdefault(fact.cube_id, []).append(fact)
+    size = -(-len(facts) // max(1, -(-len(facts) // most)))
+    groups: list[list[Fact]] = []
+    for some in notes.values():
+        if not groups or len(groups[-1]) + len(some) > size:
+            groups.append([])
+        groups[-1] += some
+    return groups
+
+
+def _tell(report: Report, place: int, count: int, share: float) -> None:
+    """Report the progress of one of several trainings."""
+    report((place + (1 - PUBLISHING) * share) / count)
+
+
+def _told(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what is told of everything that was made: means over its facts, the worst of what changed."""
+    facts = sum(one["facts"] for one in made)
+    means = {name: sum(one[name] * one["facts"] for one in made) / facts for name in ("recall", "recall_base")}
+    worst = {name: max(one[name] for one in made) for name in ("drift", "confused")}
+    spent = {name: sum(one[name] for one in made) for name in ("seconds", "bytes")}
+    ids = [one["cube_id"] for one in made]
+    return {"cube_id": ids[0], "cube_ids": ids, "made": any(one["made"] for one in made), "facts": facts} | (
+        means | worst | spent
+    )

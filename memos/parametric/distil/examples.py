@@ -54,6 +54,11 @@ class Lesson:
     unrelated: tuple[Example, ...]
 
 
+def learnable(facts: Sequence[Fact], loaded: LoadedModel, chat: ChatFormat) -> list[Fact]:
+    """Return the facts that are short enough for the model and have an answer in its words."""
+    return list(filter(_Writer(loaded, chat).fits, facts))
+
+
 def lesson_of(facts: Sequence[Fact], loaded: LoadedModel, chat: ChatFormat, recipe: Recipe) -> Lesson:
     """Return the examples of facts. Raises :class:`TrainingRefused` if there are none, or far too many."""
     writer = _Writer(loaded, chat)

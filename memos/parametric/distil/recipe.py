@@ -11,6 +11,7 @@ from memos.errors import InvalidInput
 PAYLOADS = ("lora", "cartridge")
 #: Smallest and largest value of each number that can be chosen.
 _RANGES: dict[str, tuple[float, float]] = {
+    "facts": (1, 512),
     "rank": (1, 256),
     "skip": (0, 0.9),
     "tokens": (2, 4_096),
@@ -40,6 +41,7 @@ class Recipe:
     """The hyperparameters.
 
     payload      ``lora`` or ``cartridge``
+    facts        that are trained into one adapter at most, unless one memory holds more; others go into further ones
     rank         of the adapter, which changes the feed-forward projections; its scaling is 1
     skip         share of the layers, from the first on, that it leaves as they are
     tokens       length of the cartridge
@@ -62,6 +64,7 @@ class Recipe:
     """
 
     payload: str = "lora"
+    facts: int = 8
     rank: int = 8
     skip: float = 0.2
     tokens: int = 32

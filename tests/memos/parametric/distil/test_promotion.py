@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,11 @@ from memos.cube import MemCube, Scope
 from memos.embedding.base import Embedder
 from memos.engine import MemoryOS
 from memos.errors import Conflict, GateRefused, InvalidInput, NotFound, TrainingRefused
+from memos.parametric.distil import run as run_module
 from memos.parametric.distil.checkpoint import FILE
+from memos.parametric.distil.facts import Fact
+from memos.parametric.distil.gate import GateReport
+from memos.parametric.promotion import grouped
 from memos.runtime.host import ModelHost, Serving
 from memos.schedule.executor import Interrupted
 
@@ -72,6 +78,54 @@ def test_what_fails_its_gate_is_a_report_and_serves_nobody(engine: MemoryOS, fac
     assert kept.provenance["options"] == dict(QUICK)
     assert files(engine) == []
     assert [engine.get("default", note.id).version for note in facts] == [1, 1]
+
+
+@pytest.fixture
+def lenient(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let the gate pass everything but what the list names, by the order in which it is asked."""
+    asked, failing = count(), list[int]()
+    real = run_module.examine
+
+    def examine(*given: Any) -> GateReport:
+        return replace(real(*given), reasons=("it is to fail",) if next(asked) in failing else ())
+
+    monkeypatch.setattr(run_module, "examine", examine)
+    return failing
+
+
+def test_many_facts_become_several_adapters(engine: MemoryOS, lenient: list[int]) -> None:
+    texts = [*FACTS, "Ada Finch's dog is a beagle.", "Ben Holt's favourite tree is the larch.", "Hm."]
+    notes = engine.store_many(SCOPE, [{"text": text} for text in texts])
+    told: list[float] = []
+    result = run(engine, notes, told.append, facts=2, name="people")
+    records = engine.parametric.published(SCOPE, engine.models.serving().loaded.identity.base)
+    sources = [{cube_id for cube_id, _ in record.sources} for record in records]
+    assert sources == [{notes[0].id, notes[1].id}, {notes[2].id, notes[3].id}]
+    assert [record.name for record in records] == ["people 1", "people 2"]
+    assert result["cube_ids"] == [record.cube_id for record in records]
+    assert (result["cube_id"], result["facts"], result["made"]) == (records[0].cube_id, 4, True)
+    assert (result["skipped"], result["refused"]) == ([notes[4].id], [])
+    assert told == sorted(told)
+    again = run(engine, notes, facts=2, name="people")
+    assert (again["cube_ids"], again["made"]) == (result["cube_ids"], False)
+
+
+def test_what_fails_beside_others_is_told(engine: MemoryOS, facts: list[MemCube], lenient: list[int]) -> None:
+    lenient.append(0)
+    result = run(engine, facts, facts=1)
+    states = {info.cube_id: info.state for info in engine.adapters(SCOPE)}
+    (failed,) = result["refused"]
+    assert states == {failed: "rejected", result["cube_id"]: "published"}
+
+
+def test_notes_stay_whole() -> None:
+    def fact(cube_id: str) -> Fact:
+        return Fact(cube_id, "line", "answer", ("question?",), ("held?",))
+
+    facts = [fact("a"), fact("b"), fact("b"), fact("b"), fact("c"), fact("d")]
+    assert [[one.cube_id for one in some] for some in grouped(facts, 2)] == [["a"], ["b", "b", "b"], ["c", "d"]]
+    assert [len(some) for some in grouped([fact(str(n)) for n in range(9)], 8)] == [5, 4]
+    assert grouped([], 8) == []
 
 
 def test_stopped_training_goes_on_and_ends_the_same(engine: MemoryOS, facts: list[MemCube]) -> None:

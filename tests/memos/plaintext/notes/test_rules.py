@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from memos.plaintext.notes.entities import entities
-from memos.plaintext.notes.keywords import keywords
+from memos.plaintext.notes.keywords import ALIKE, LONGEST, RANKED, keywords, ranked
 from memos.plaintext.notes.language import language
 from memos.plaintext.notes.offline import construct, form_of, title, without_speaker
 from memos.plaintext.notes.sensitivity import sensitivity
@@ -81,6 +81,32 @@ def test_keywords_say_what_a_text_is_about() -> None:
     found = keywords(text, "en", frozenset(), 8)
     assert "dashboard api" in found
     assert len(found) == len(set(found)) <= 8
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("en", "The harbour master of Tolvik keeps bees on the roof of the Harbour House and sells honey on Fridays."),
+        (
+            "en",
+            "NASA's rover found clay. The clay is old; older clay holds salts! Why salts matter: NASA asks, we answer.",
+        ),
+        ("de", "Die Brücke über den Fluss wurde im Winter gesperrt. Der Fluss führte zu viel Wasser für die Brücke."),
+        ("en", "1 2 3"),
+    ],
+)
+def test_keywords_are_those_of_the_library(language: str, text: str) -> None:
+    import yake
+
+    library = yake.KeywordExtractor(lan=language, n=LONGEST, dedupLim=ALIKE, top=RANKED)
+    assert ranked(text, language) == [phrase for phrase, _ in library.extract_keywords(text)]
+
+
+def test_no_word_of_a_text_stays_in_the_library() -> None:
+    from yake.data.utils import get_tag
+
+    ranked("The harbour master of Tolvik keeps bees.", "en")
+    assert get_tag.cache_info().currsize == 0
 
 
 def test_keywords_name_neither_speaker_nor_time() -> None:

@@ -2,7 +2,9 @@
 
 Facts about invented people, of kinds and names that nothing in the project was tuned on, each set of them another:
 
-lora            what `mem.promote(..., to="parametric")` does, with its default recipe, for 8, 32 and 128 facts
+lora            the default recipe on 8 facts: one adapter, which every question runs with
+promoted        what `mem.promote(..., to="parametric")` makes of 32 and 128 facts: several adapters, gated one by one;
+                asked in chats without the notes' text, so that recall chooses which adapters they run with
 context         the same, learnt from the model that reads the note (context distillation) instead of from the answer
 cartridge       a trained cache of as many bytes as the adapter of 8 facts, and one of an eighth
 shuffled        the adapter of the same questions with each other's answers, asked for the true ones: the control
@@ -20,28 +22,35 @@ from __future__ import annotations
 import gc
 import random
 import statistics
+import tempfile
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
 from harness import Report, parser, table
 
 from memos.activation.bundle import Bundle, bundle_of, note_of
+from memos.config import Settings
 from memos.cube import Descriptor, MemCube, Scope, State, Times
+from memos.engine import MemoryOS
 from memos.parametric.adapter import Adapter
 from memos.parametric.checks import Trained
-from memos.parametric.distil.asking import answers, holds
+from memos.parametric.distil.asking import SLACK, answers, holds
 from memos.parametric.distil.examples import Example, Lesson, lesson_of
 from memos.parametric.distil.facts import Fact, facts_of
 from memos.parametric.distil.recipe import Recipe
 from memos.parametric.distil.run import distil
 from memos.runtime.chat import ChatFormat
-from memos.runtime.host import Serving
+from memos.runtime.host import ModelHost, Serving
 from memos.runtime.loading import load_model
 from memos.runtime.loop import Runtime
 from memos.runtime.uses import AdapterUse
+from memos.store.jobs import FINAL
 
 #: Sets of facts of each size, and their sizes.
 SETS, SIZES = 3, (8, 32, 128)
@@ -55,6 +64,7 @@ COLUMNS = {
     "gate_seconds_{}": "gate_seconds",
     "drift_kl_{}": "drift",
 }
+USER = Scope(user_id="bench")
 OTHER_FORMS = (
     "Somebody asked me about {whose} {what}. What should I answer?",
     "I am filling in a form for {who}. What do I write under {what}?",
@@ -78,23 +88,30 @@ KINDS: dict[str, Sequence[str]] = {
 
 def main() -> int:
     """Measure everything."""
-    options = parser(__doc__ or "").parse_args()
+    arguments = parser(__doc__ or "")
+    arguments.add_argument("--many", action="store_true", help="measure 32 and 128 facts alone again")
+    options = arguments.parse_args()
     torch.set_num_threads(2)
     report = Report("distil", options)
     loaded = load_model()
     serving = Serving(loaded, Runtime(loaded), ChatFormat(loaded))
     bench = Bench(report, serving)
-    for number in range(1 if options.quick else SETS):
-        bench.lora(SIZES[0], number)
+    if options.many:
+        report.resume()
+        report.rows = [row for row in report.rows if row["facts"] == SIZES[0]]
+    else:
+        for number in range(1 if options.quick else SETS):
+            bench.lora(SIZES[0], number)
     if options.quick:
         for size in SIZES[1:]:
             report.missing(f"fact_recall_{size}", "--quick trains 8 facts only")
     else:
-        bench.others()
+        if not options.many:
+            bench.others()
         for size in SIZES[1:]:
             bench.tell()
             report.finish()  # the larger ones take long
-            bench.lora(size, 0)
+            bench.promoted(size)
     bench.tell()
     report.finish()
     return 0
@@ -115,6 +132,33 @@ class Bench:
             self.row("note in prompt", course, None, reading=True)
             self.row("base", course, None)
 
+    def promoted(self, size: int) -> None:
+        """Promote as users do, and ask in chats."""
+        course = Course(self._serving, size, 0)
+        with (
+            tempfile.TemporaryDirectory() as home,
+            MemoryOS(Settings(home=Path(home)), None, Held(self._serving)) as mem,
+        ):
+            items = [{"text": one.text, "metadata": one.metadata, "infer": False} for one in notes_of(size, 0)]
+            ids = [cube.id for cube in mem.store_many(USER, items)]
+            job = mem.promote(USER.tenant, ids, to="parametric", user_id=USER.user_id)
+            while job.state not in FINAL:
+                time.sleep(1)
+                job = mem.job(USER.tenant, job.id)
+            if job.result is None:
+                raise RuntimeError(job.error)
+            gates = [info.gate for info in mem.adapters(USER)]
+            found = {
+                **{kind: course.told(kind, mem) for kind in ("held", "other")},
+                "confused": course.told("strangers", mem),
+                **{name: job.result[name] for name in ("bytes", "seconds", "drift")},
+                "gate_seconds": sum(gate["seconds"] for gate in gates if gate),
+                "passed": not job.result["refused"],
+                "adapters": len(job.result["cube_ids"]),
+            }
+        self._report.rows.append({"arm": "promoted", "facts": size, "set": 0, **found})
+        print(self._report.rows[-1], flush=True)
+
     def others(self) -> None:
         """Train and ask everything that the default is compared with, on the first set of 8 facts."""
         course = Course(self._serving, SIZES[0], 0)
@@ -133,7 +177,7 @@ class Bench:
         rows = self._report.rows
         table(rows)
         for size in SIZES:
-            mine = [row for row in rows if row["arm"] == "lora" and row["facts"] == size]
+            mine = [row for row in rows if row["arm"] in ("lora", "promoted") and row["facts"] == size]
             for figure, column in COLUMNS.items():
                 if mine:
                     self._report.figures[figure.format(size)] = statistics.mean(row[column] for row in mine)
@@ -206,6 +250,19 @@ class Course:
         """Return what is trained, of other facts if there are any."""
         return lesson_of(facts or self.facts, self._serving.loaded, self._serving.format, recipe)
 
+    def told(self, kind: str, mem: MemoryOS) -> float:
+        """Return the share of questions to which a chat without the notes' text says the fact's answer."""
+
+        def ask(text: str, place: int) -> bool:
+            messages = [{"role": "user", "content": text}]
+            answer = self.facts[place].answer
+            most = len(self._serving.format.encode_text(answer)) + SLACK
+            return holds(mem.chat(USER, messages, text=False, max_tokens=most).text, answer)
+
+        with ThreadPoolExecutor(16) as together:
+            right = list(together.map(ask, *zip(*self._asked[kind], strict=True)))
+        return sum(right) / len(right)
+
     def share(self, kind: str, trained: Trained | None, reading: bool) -> float:
         """Return the share of questions whose answer holds the fact's, with all notes in the prompt if ``reading``."""
         noted = self.bundle.tokens(self._serving.format.encode_text) if reading else []
@@ -217,6 +274,17 @@ class Course:
         said = answers(self._serving, [(one, trained) for one in examples], "bench")
         right = [holds(text, self.facts[one.fact].answer) for text, one in zip(said, examples, strict=True)]
         return sum(right) / len(right)
+
+
+class Held(ModelHost):
+    """The model that is loaded already."""
+
+    def __init__(self, serving: Serving) -> None:
+        super().__init__(Settings())
+        self._held = serving
+
+    def _load(self) -> Serving:
+        return self._held
 
 
 def served_drift(serving: Serving, adapter: Adapter, lesson: Lesson) -> float:

@@ -18,7 +18,7 @@ from memos.errors import Conflict, GateRefused, InvalidInput, NotFound, Training
 from memos.parametric.distil import run as run_module
 from memos.parametric.distil.checkpoint import FILE
 from memos.parametric.distil.facts import Fact
-from memos.parametric.distil.gate import GateReport
+from memos.parametric.distil.gate import GateReport, examine
 from memos.parametric.promotion import grouped
 from memos.runtime.host import ModelHost, Serving
 from memos.schedule.executor import Interrupted
@@ -84,12 +84,11 @@ def test_what_fails_its_gate_is_a_report_and_serves_nobody(engine: MemoryOS, fac
 def lenient(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Let the gate pass everything but what the list names, by the order in which it is asked."""
     asked, failing = count(), list[int]()
-    real = run_module.examine
 
-    def examine(*given: Any) -> GateReport:
-        return replace(real(*given), reasons=("it is to fail",) if next(asked) in failing else ())
+    def verdict(*given: Any) -> GateReport:
+        return replace(examine(*given), reasons=("it is to fail",) if next(asked) in failing else ())
 
-    monkeypatch.setattr(run_module, "examine", examine)
+    monkeypatch.setattr(run_module, "examine", verdict)
     return failing
 
 

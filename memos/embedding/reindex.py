@@ -10,7 +10,8 @@ from memos.embedding.base import Embedder
 from memos.embedding.serving import ServingEmbedder
 from memos.errors import Conflict, StoreUnavailable
 from memos.store import embedder_table, namespaces
-from memos.store.cubes import CubeRepository, Embedded, Unembedded
+from memos.store.cube_rows import Embedded, Unembedded
+from memos.store.cubes import CubeRepository
 from memos.store.database import Database
 from memos.store.namespaces import Namespace
 from memos.store.relay import IndexRelay, serves

@@ -22,7 +22,8 @@ from memos.ids import new_id
 from memos.plaintext.analysis import terms
 from memos.plaintext.intake import check_metadata, check_text, speaker_of
 from memos.store import namespaces, once
-from memos.store.cubes import CubeRepository, Note, cube_from_note
+from memos.store.cube_rows import Note, cube_from_note
+from memos.store.cubes import CubeRepository
 from memos.store.database import Database
 from memos.store.derived import Derived, Gone
 from memos.store.jobs import NOTES, JobRepository

@@ -20,7 +20,7 @@ from memos.errors import Conflict
 from memos.plaintext.writer import embed_in_batches
 from memos.store import namespaces
 from memos.store.archive import Archive, Rows, TableRow
-from memos.store.cubes import vector_row
+from memos.store.cube_rows import vector_row
 from memos.store.database import Database
 from memos.store.namespaces import Namespace
 from memos.store.quota import check_memories

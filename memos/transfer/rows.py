@@ -13,7 +13,7 @@ from memos.clock import from_us, maybe_from_us, to_us
 from memos.cube import Governance, Kind, State
 from memos.plaintext.analysis import terms
 from memos.store.archive import TableRow
-from memos.store.cubes import descriptor_of
+from memos.store.cube_rows import descriptor_of
 from memos.store.mixture import has_note, note_text
 from memos.transfer.record import LinkRecord, MemoryRecord, SourceRecord, VersionRecord
 

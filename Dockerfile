@@ -47,7 +47,9 @@ RUN groupadd --gid 10001 memos \
 
 COPY --from=build /opt/memos /opt/memos
 
+# HOME is for whoever runs this under another user id, one that the image has no account of.
 ENV PATH=/opt/memos/bin:$PATH \
+    HOME=/var/lib/memos \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     MEMOS_HOME=/var/lib/memos \

@@ -72,13 +72,11 @@ class VectorIndex:
 
     def drop(self, name: str) -> None:
         """Delete collection ``name`` if it exists."""
-        from chromadb.errors import NotFoundError
-
         with self._lock:
             self._collections.pop(name, None)
         try:
             self._call(self._client.delete_collection, name)
-        except NotFoundError:
+        except _chroma().errors.NotFoundError:
             return
 
     def nearest(self, name: str, query: NDArray[np.float32], count: int) -> list[str]:
@@ -91,13 +89,11 @@ class VectorIndex:
 
     def exists(self, name: str) -> bool:
         """Ask Chroma whether collection ``name`` is there."""
-        from chromadb.errors import NotFoundError
-
         with self._lock:
             self._collections.pop(name, None)
         try:
             self._collection(name, create=False)
-        except NotFoundError:
+        except _chroma().errors.NotFoundError:
             return False
         return True
 
@@ -132,10 +128,8 @@ class VectorIndex:
     def _connect(self) -> ClientAPI:
         if not self.configured:
             raise StoreUnavailable("no vector index here: PostgreSQL needs MEMOS_CHROMA_URL for one")
-        import chromadb  # half a second to import: only when a namespace is large enough
-        from chromadb.config import Settings
-
-        settings = Settings(anonymized_telemetry=False)
+        chromadb = _chroma()
+        settings = chromadb.config.Settings(anonymized_telemetry=False)
         client: ClientAPI
         if self._url is None:
             client = self._call(chromadb.PersistentClient, str(self._path), settings=settings)
@@ -155,11 +149,9 @@ class VectorIndex:
     @contextmanager
     def _present(self, name: str) -> Iterator[None]:
         """Turn "no such collection" into :class:`StoreUnavailable`: somebody else deleted it."""
-        from chromadb.errors import NotFoundError
-
         try:
             yield
-        except NotFoundError as error:
+        except _chroma().errors.NotFoundError as error:
             with self._lock:
                 self._collections.pop(name, None)
             raise StoreUnavailable(f"collection {name} is missing; run `memos reindex`") from error
@@ -185,17 +177,30 @@ class VectorIndex:
 
     def _call(self, function: Any, *arguments: Any, **options: Any) -> Any:
         import httpx
-        from chromadb.errors import ChromaError, InternalError, NotFoundError
 
+        errors = _chroma().errors
         try:
             return function(*arguments, **options)
-        except NotFoundError:
+        except errors.NotFoundError:
             raise
-        except InternalError as error:
+        except errors.InternalError as error:
             raise StoreUnavailable(f"the vector index is damaged: {error}", damaged=True) from error
-        except (ChromaError, httpx.HTTPError, AttributeError, ValueError, OSError) as error:
+        except (errors.ChromaError, httpx.HTTPError, AttributeError, ValueError, OSError) as error:
             # AttributeError is what Chroma's embedded client gives when an attempt to start it failed before.
             raise StoreUnavailable(f"the vector index does not answer: {error}") from error
+
+
+def _chroma() -> Any:
+    """Import Chroma, which takes half a second: only when a namespace is large enough.
+
+    Raises :class:`StoreUnavailable` for a user without a home directory, which Chroma asks for while it is imported.
+    """
+    try:
+        import chromadb.config
+        import chromadb.errors
+    except RuntimeError as error:
+        raise StoreUnavailable(f"the vector index needs a home directory; set HOME: {error}") from error
+    return chromadb
 
 
 def _sessions(client: ClientAPI) -> list[httpx.Client]:

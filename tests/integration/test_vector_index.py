@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -437,6 +439,27 @@ def test_reindex_on_one_server_while_the_other_writes(pair: list[MemoryOS]) -> N
     writing.join()
     await_true(lambda: pair[0].stats(SCOPE).index_lag == 0)
     assert indexed_ids(pair[0]) == live_ids(pair[0])
+
+
+def test_user_without_a_home_is_told() -> None:
+    """Chroma asks for a home directory while it is imported; a container may run as somebody who has none."""
+    said = """
+import pathlib
+from memos.errors import StoreUnavailable
+from memos.store.vector_index import VectorIndex
+
+def homeless():
+    raise RuntimeError("Could not determine home directory.")
+
+pathlib.Path.home = homeless
+for _ in range(2):
+    try:
+        VectorIndex(None, "http://127.0.0.1:1").names()
+    except StoreUnavailable as error:
+        print(error.message)
+"""
+    told = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True).stdout
+    assert told.count("the vector index needs a home directory; set HOME") == 2
 
 
 def await_true(condition: Callable[[], bool], seconds: float = 15.0) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -46,11 +46,10 @@ def promote(
             time.sleep(POLL_S)
             job = engine.job(tenant, job.id)
             progress(round(100 * job.progress), 100)
-        made = (job.result or {}).get("cube_ids") or [(job.result or {}).get("cube_id")]
-        cubes = [engine.get(tenant, cube_id) for cube_id in made if cube_id is not None]
-    session.show(
-        job, lambda: Group(*(map(_promoted, cubes) if cubes else [output.plain(f"not promoted: {job.error}")]))
-    )
+        result = job.result or {}
+        made = result.get("cube_ids", [result["cube_id"]]) if result else ()
+        cubes = [engine.get(tenant, cube_id) for cube_id in made]
+    session.show(job, lambda: Group(*_promotion(cubes, result.get("refused", ()), job.error)))
     if job.error:
         raise typer.Exit(STORE)
 
@@ -133,6 +132,14 @@ def register(app: typer.Typer) -> None:
     command(kv, name="verify", whose=("user",))(kv_verify)
     command(kv, name="rm", whose=("user",))(kv_remove)
     app.add_typer(kv)
+
+
+def _promotion(cubes: Sequence[MemCube], refused: Sequence[str], error: str | None) -> Iterator[RenderableType]:
+    yield from map(_promoted, cubes)
+    for cube_id in refused:
+        yield output.plain(f"refused by its gate: memos adapters show {cube_id}")
+    if error:
+        yield output.plain(f"not promoted: {error}")
 
 
 def _promoted(cube: MemCube) -> RenderableType:

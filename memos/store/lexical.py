@@ -23,9 +23,9 @@ K1 = 1.2
 B = 0.75
 #: Postings are sorted by term again once the unsorted tail holds this share of them: appends stay O(1) amortised.
 TAIL_SHARE = 0.1
-#: Terms whose saturated counts are kept until the statistics change: a batch of notes asks for the same ones.
-KEPT_TERMS = 1_024
 TAIL_MINIMUM = 4_096
+#: Saturated counts that are kept until the statistics change (8 MiB): a batch of notes asks for the same terms.
+KEPT = 1 << 20
 
 
 class LexicalIndex:
@@ -44,6 +44,7 @@ class LexicalIndex:
         self._sorted = _SortedPostings(np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
         self._norms: NDArray[np.float32] | None = None
         self._saturated: dict[int, tuple[NDArray[np.int32], NDArray[np.float32]]] = {}
+        self._kept = 0
 
     @property
     def nbytes(self) -> int:
@@ -145,17 +146,22 @@ class LexicalIndex:
 
     def _changed(self) -> None:
         self._norms = None
+        self._forget_saturated()
+
+    def _forget_saturated(self) -> None:
         self._saturated.clear()
+        self._kept = 0
 
     def _saturation(self, term: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Return the rows that hold a term, each once, and its saturated, length-normalised count in them."""
         if term not in self._saturated:
-            if len(self._saturated) >= KEPT_TERMS:
-                self._saturated.clear()
+            if self._kept > KEPT:
+                self._forget_saturated()
             parts = list(self._postings(term))
             rows, counts = (np.concatenate(some) for some in zip(*parts, strict=True))
             norms = self._length_norms()
             self._saturated[term] = rows, (np.float32(K1 + 1) * counts / (counts + norms[rows])).astype(np.float32)
+            self._kept += len(rows)
         return self._saturated[term]
 
     def _terms_of(self, row: int) -> NDArray[np.int32]:

@@ -13,7 +13,7 @@ from memos.parametric.distil.recipe import Recipe
 from memos.runtime.chat import ChatFormat
 from memos.runtime.loading import LoadedModel
 
-#: Most facts of one training: beyond, it takes hours, and several adapters serve better.
+#: Most facts of one promotion: beyond, it takes hours.
 MAX_FACTS = 512
 #: How much of a generic answer is held on to: what is said first decides how it goes on.
 PRESERVED_TOKENS = 4
@@ -55,21 +55,25 @@ class Lesson:
 
 
 def learnable(facts: Sequence[Fact], loaded: LoadedModel, chat: ChatFormat) -> list[Fact]:
-    """Return the facts that are short enough for the model and have an answer in its words."""
-    return list(filter(_Writer(loaded, chat).fits, facts))
+    """Return the facts that are short enough for the model and have an answer in its words.
+
+    Raises :class:`TrainingRefused` if they are far too many.
+    """
+    known = list(filter(_Writer(loaded, chat).fits, facts))
+    if len(known) > MAX_FACTS:
+        raise TrainingRefused(f"{len(known)} facts are too many for one training: promote at most {MAX_FACTS} at once")
+    return known
 
 
 def lesson_of(facts: Sequence[Fact], loaded: LoadedModel, chat: ChatFormat, recipe: Recipe) -> Lesson:
     """Return the examples of facts. Raises :class:`TrainingRefused` if there are none, or far too many."""
     writer = _Writer(loaded, chat)
-    known = tuple(fact for fact in facts if writer.fits(fact))
+    known = tuple(learnable(facts, loaded, chat))
     if not known:
         raise TrainingRefused(
             "these memories leave nothing to train on: say what is to be known in their metadata, as subject, "
             'attribute and value or as question and answer, or in sentences such as "Ann\'s home town is Lisbon."'
         )
-    if len(known) > MAX_FACTS:
-        raise TrainingRefused(f"{len(known)} facts are too many for one adapter: promote at most {MAX_FACTS} at once")
     return Lesson(
         known,
         tuple(_trained(known, writer, recipe)),

@@ -15,6 +15,7 @@ from memos.cube import MemCube, Scope
 from memos.embedding.base import Embedder
 from memos.engine import MemoryOS
 from memos.errors import Conflict, GateRefused, InvalidInput, NotFound, TrainingRefused
+from memos.parametric.distil import examples as examples_module
 from memos.parametric.distil import run as run_module
 from memos.parametric.distil.checkpoint import FILE
 from memos.parametric.distil.facts import Fact
@@ -115,6 +116,15 @@ def test_what_fails_beside_others_is_told(engine: MemoryOS, facts: list[MemCube]
     states = {info.cube_id: info.state for info in engine.adapters(SCOPE)}
     (failed,) = result["refused"]
     assert states == {failed: "rejected", result["cube_id"]: "published"}
+
+
+def test_far_too_many_facts_are_refused_before_any_is_trained(
+    engine: MemoryOS, facts: list[MemCube], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examples_module, "MAX_FACTS", 1)
+    with pytest.raises(TrainingRefused, match="promote at most 1"):
+        run(engine, facts, facts=1)
+    assert engine.adapters(SCOPE) == []
 
 
 def test_notes_stay_whole() -> None:

@@ -62,7 +62,7 @@ def main() -> int:
     loaded = load_model()
     _steps(report, loaded, steps=6 if options.quick else 16, rounds=2 if options.quick else 5)
     _alone(report, loaded, tokens=16 if options.quick else 32)
-    _throughput(report, loaded, *((200, 64, 1) if options.quick else (2_000, 192, 3)))
+    _throughput(report, loaded, *((200, 64, 1) if options.quick else (2_000, 192, 7)))
     report.finish()
     return 0
 

@@ -3,8 +3,10 @@
 Facts about invented people, of kinds and names that nothing in the project was tuned on, each set of them another:
 
 lora            the default recipe on 8 facts: one adapter, which every question runs with
+beside others   the adapters of the first sets, added up: why a chat runs with one only
 promoted        what `mem.promote(..., to="parametric")` makes of 32 and 128 facts: several adapters, gated one by one;
-                asked in chats without the notes' text, so that recall chooses which adapters they run with
+                asked in chats without the text of what the adapter holds that recall chose; `in_prompt` is the share of
+                chats that had the fact as text nevertheless, for another adapter was chosen
 context         the same, learnt from the model that reads the note (context distillation) instead of from the answer
 cartridge       a trained cache of as many bytes as the adapter of 8 facts, and one of an eighth
 shuffled        the adapter of the same questions with each other's answers, asked for the true ones: the control
@@ -45,6 +47,7 @@ from memos.parametric.distil.examples import Example, Lesson, lesson_of
 from memos.parametric.distil.facts import Fact, facts_of
 from memos.parametric.distil.recipe import Recipe
 from memos.parametric.distil.run import distil
+from memos.parametric.fusion.fuse import fuse
 from memos.runtime.chat import ChatFormat
 from memos.runtime.host import ModelHost, Serving
 from memos.runtime.loading import load_model
@@ -54,8 +57,6 @@ from memos.store.jobs import FINAL
 
 #: Sets of facts of each size, and their sizes.
 SETS, SIZES = 3, (8, 32, 128)
-#: Notes that the bare model still reads in every prompt: 128 of them, and a thousand questions, would take it an hour.
-READ = 32
 #: What is said of a size, by the column it is in.
 COLUMNS = {
     "fact_recall_{}": "held",
@@ -100,8 +101,9 @@ def main() -> int:
         report.resume()
         report.rows = [row for row in report.rows if row["facts"] == SIZES[0]]
     else:
-        for number in range(1 if options.quick else SETS):
-            bench.lora(SIZES[0], number)
+        trained = [bench.lora(SIZES[0], number) for number in range(1 if options.quick else SETS)]
+        for count in range(2, len(trained) + 1):
+            bench.beside(trained[:count])
     if options.quick:
         for size in SIZES[1:]:
             report.missing(f"fact_recall_{size}", "--quick trains 8 facts only")
@@ -124,13 +126,21 @@ class Bench:
         self._report = report
         self._serving = serving
 
-    def lora(self, size: int, number: int) -> None:
+    def lora(self, size: int, number: int) -> Adapter:
         """Train and ask the default recipe."""
         course = Course(self._serving, size, number)
-        self._distilled("lora", course, Recipe())
-        if not number and size <= READ:
+        adapter = self._distilled("lora", course, Recipe())
+        assert isinstance(adapter, Adapter)
+        if not number:
             self.row("note in prompt", course, None, reading=True)
             self.row("base", course, None)
+        return adapter
+
+    def beside(self, adapters: Sequence[Adapter]) -> None:
+        """Ask for the facts of each adapter while all of them run."""
+        together = fuse(adapters, [1.0] * len(adapters), "cat")  # which is exactly that
+        for number in range(len(adapters)):
+            self.row(f"beside others, {len(adapters)}", Course(self._serving, SIZES[0], number), together)
 
     def promoted(self, size: int) -> None:
         """Promote as users do, and ask in chats."""
@@ -148,9 +158,12 @@ class Bench:
             if job.result is None:
                 raise RuntimeError(job.error)
             gates = [info.gate for info in mem.adapters(USER)]
+            held, in_prompt = course.told("held", mem, ids)
             found = {
-                **{kind: course.told(kind, mem) for kind in ("held", "other")},
-                "confused": course.told("strangers", mem),
+                "held": held,
+                "other": course.told("other", mem, ids)[0],
+                "confused": course.told("strangers", mem, ids)[0],
+                "in_prompt": in_prompt,
                 **{name: job.result[name] for name in ("bytes", "seconds", "drift")},
                 "gate_seconds": sum(gate["seconds"] for gate in gates if gate),
                 "passed": not job.result["refused"],
@@ -182,10 +195,15 @@ class Bench:
                 if mine:
                     self._report.figures[figure.format(size)] = statistics.mean(row[column] for row in mine)
         for row in rows:
-            if row["facts"] == SIZES[0] and row["arm"] != "lora":
+            if row["facts"] == SIZES[0] and not row["arm"].startswith(("lora", "beside")):
                 for figure, column in COLUMNS.items():
                     if row[column] is not None:
-                        self._report.figures[f"{figure.format(SIZES[0])}_{row['arm'].replace(' ', '_')}"] = row[column]
+                        arm = row["arm"].replace(",", "").replace(" ", "_")
+                        self._report.figures[f"{figure.format(SIZES[0])}_{arm}"] = row[column]
+        for count in range(2, SETS + 1):
+            held = [row["held"] for row in rows if row["arm"] == f"beside others, {count}"]
+            if held:
+                self._report.figures[f"fact_recall_8_beside_others_{count}"] = statistics.mean(held)
 
     def row(self, arm: str, course: Course, trained: Trained | None, reading: bool = False, **found: Any) -> None:
         """Ask everything and keep what came out."""
@@ -207,11 +225,12 @@ class Bench:
         print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
         gc.collect()
 
-    def _distilled(self, arm: str, course: Course, recipe: Recipe, facts: Sequence[Fact] | None = None) -> None:
+    def _distilled(self, arm: str, course: Course, recipe: Recipe, facts: Sequence[Fact] | None = None) -> Trained:
         done = distil(self._serving, course.lesson(recipe, facts), course.bundle, recipe, lambda _: None)
         gate = done.gate
         found = {"seconds": done.seconds, "gate_seconds": gate.seconds, "drift": gate.drift, "passed": gate.passed}
         self.row(arm, course, done.trained, **found)
+        return done.trained
 
     def _peft(self, course: Course) -> None:
         """Train the plain way: four questions for each fact, none of them with the note."""
@@ -250,18 +269,20 @@ class Course:
         """Return what is trained, of other facts if there are any."""
         return lesson_of(facts or self.facts, self._serving.loaded, self._serving.format, recipe)
 
-    def told(self, kind: str, mem: MemoryOS) -> float:
-        """Return the share of questions to which a chat without the notes' text says the fact's answer."""
+    def told(self, kind: str, mem: MemoryOS, ids: Sequence[str]) -> tuple[float, float]:
+        """Return the shares of chats that say the fact's answer, and that had its note of ``ids`` as text."""
 
-        def ask(text: str, place: int) -> bool:
+        def ask(text: str, place: int) -> tuple[bool, bool]:
             messages = [{"role": "user", "content": text}]
-            answer = self.facts[place].answer
+            answer, note = self.facts[place].answer, ids[int(self.facts[place].cube_id.removeprefix("note-"))]
             most = len(self._serving.format.encode_text(answer)) + SLACK
-            return holds(mem.chat(USER, messages, text=False, max_tokens=most).text, answer)
+            reply = mem.chat(USER, messages, text=False, max_tokens=most)
+            return holds(reply.text, answer), note in reply.tiers.get("plaintext", ())
 
         with ThreadPoolExecutor(16) as together:
-            right = list(together.map(ask, *zip(*self._asked[kind], strict=True)))
-        return sum(right) / len(right)
+            asked = list(together.map(ask, *zip(*self._asked[kind], strict=True)))
+        right, noted = (sum(column) / len(asked) for column in zip(*asked, strict=True))
+        return right, noted
 
     def share(self, kind: str, trained: Trained | None, reading: bool) -> float:
         """Return the share of questions whose answer holds the fact's, with all notes in the prompt if ``reading``."""

@@ -1,4 +1,4 @@
-"""Which adapters and cartridges a chat runs with: those asked for, or those that hold what was recalled."""
+"""Which adapters and cartridges a chat runs with: those asked for, or the one that holds what was recalled first."""
 
 from __future__ import annotations
 
@@ -12,44 +12,29 @@ from memos.store.adapters import AdapterRecord, Payload
 if TYPE_CHECKING:
     from memos.parametric.tier import ParametricTier
 
-#: Adapters that are added up for one request without being asked for: what each was trained on fades with every other.
-MOST = 3
-
 
 def choose(
     tier: ParametricTier, scope: Scope, base: str, note_ids: Sequence[str], asked: Sequence[str] | None
 ) -> list[AdapterRecord]:
-    """Return what is asked for by id, or else the published ones that hold the best recalled notes.
+    """Return what is asked for by id, or else the published one that holds the best of the recalled notes, if any does.
 
-    One that holds nothing beyond what those before it hold is left out, and so is a second cartridge, for a prompt has
-    one beginning. Raises :class:`NotFound` and :class:`Conflict` for what is asked for and not served, and
-    :class:`InvalidInput` for two cartridges.
+    One, for two that are added up fade (decision 019). Raises :class:`NotFound` and :class:`Conflict` for what is asked
+    for and not served, and :class:`InvalidInput` for two cartridges, since a prompt has one beginning.
     """
     if asked is not None:
         records = [tier.named(scope, cube_id) for cube_id in dict.fromkeys(asked)]
         if sum(record.payload is Payload.CARTRIDGE for record in records) > 1:
             raise InvalidInput("a prompt can begin with one cartridge only")
         return records
-    held: set[str] = set()
-    chosen: list[AdapterRecord] = []
-    for record in _by_cover(tier.published(scope, base, note_ids), note_ids):
-        covers = {cube_id for cube_id, _ in record.sources} & set(note_ids)
-        second = record.payload is Payload.CARTRIDGE and any(one.payload is Payload.CARTRIDGE for one in chosen)
-        if covers - held and not second and len(chosen) < MOST:
-            chosen.append(record)
-            held |= covers
-    return chosen
+    return _best_first(tier.published(scope, base, note_ids), note_ids)[:1]
 
 
-def _by_cover(records: Sequence[AdapterRecord], note_ids: Sequence[str]) -> list[AdapterRecord]:
-    """Return those that hold the best recalled notes first, the more special one of two that hold the same.
+def _best_first(records: Sequence[AdapterRecord], note_ids: Sequence[str]) -> list[AdapterRecord]:
+    """Sort by the places at which the notes in them were recalled; of two that hold the same, the special one first."""
+    places = {cube_id: place for place, cube_id in enumerate(note_ids)}
 
-    The n-th note counts 1/n: an answer is mostly in the first, and many adapters hold some of the others.
-    """
-    worth = {cube_id: 1 / place for place, cube_id in enumerate(note_ids, 1)}
-
-    def rank(record: AdapterRecord) -> tuple[float, int, str]:
-        held = {cube_id for cube_id, _ in record.sources}
-        return -sum(worth.get(cube_id, 0.0) for cube_id in held), len(record.sources), record.cube_id
+    def rank(record: AdapterRecord) -> tuple[list[int], int, str]:
+        held = sorted(places[cube_id] for cube_id, _ in record.sources if cube_id in places)
+        return [*held, len(places)], len(record.sources), record.cube_id
 
     return sorted(records, key=rank)

@@ -139,16 +139,22 @@ def test_adapter_of_what_is_not_recalled_is_left_alone(engine: MemoryOS, adapter
     assert "parametric" not in ask(engine, top_k=1).tiers
 
 
-def test_adapters_of_several_notes_are_added_up(engine: MemoryOS, adapter: Callable[..., Adapter]) -> None:
+def test_the_adapter_of_the_best_note_runs_and_what_others_hold_is_text(
+    engine: MemoryOS, adapter: Callable[..., Adapter]
+) -> None:
     cat, move = stored(engine, CAT, MOVE)
     first, second = adapter(1), adapter(2, rank=5)
-    ids = published(engine, first, cat), published(engine, second, move)
-    reply = ask(engine)
-    assert set(reply.tiers["parametric"]) == set(ids)
-    assert reply.text == alone(engine, cat, move, adapters=[first, second])[0]
+    of_cat, of_move = published(engine, first, cat), published(engine, second, move)
+    reply = ask(engine, text=False)
+    assert reply.tiers == {"parametric": (of_cat,), "plaintext": (move.id,)}
+    assert reply.text == alone(engine, move, adapters=[first])[0]
+    named = ask(engine, adapters=[of_cat, of_move])
+    assert named.text == alone(engine, cat, move, adapters=[first, second])[0]
 
 
-def test_adapter_that_holds_nothing_more_is_left_out(engine: MemoryOS, adapter: Callable[..., Adapter]) -> None:
+def test_of_adapters_that_hold_the_best_note_the_one_that_holds_more_runs(
+    engine: MemoryOS, adapter: Callable[..., Adapter]
+) -> None:
     cat, move = stored(engine, CAT, MOVE)
     published(engine, adapter(1), cat)
     both = published(engine, adapter(2), cat, move)
@@ -188,7 +194,7 @@ def test_cartridge_and_adapter_serve_together(
     trained = adapter(1)
     ids = published(engine, cartridge, cat), published(engine, trained, move)
     with_cartridge = Cartridge(cartridge.digest, cartridge.tokens, lambda: cartridge.kv)
-    reply = ask(engine)
+    reply = ask(engine, adapters=ids)
     assert set(reply.tiers["parametric"]) == set(ids)
     assert reply.text == alone(engine, cat, move, adapters=[trained], cartridge=with_cartridge)[0]
 

@@ -45,7 +45,8 @@ from memos.plaintext.reader import NoteReader
 from memos.plaintext.recall import RecallRequest, RecallResult
 from memos.plaintext.writer import NoteWriter
 from memos.runtime.host import ModelHost
-from memos.schedule.executor import Executor, Report
+from memos.schedule.executor import Executor
+from memos.schedule.task import Report
 from memos.store import namespaces
 from memos.store.database import Database
 from memos.store.derived import RETRAIN, Gone
@@ -125,9 +126,9 @@ class MemoryOS:
             self.relay.start()
         self.activation.sweep()
         self.parametric.sweep()
-        self._jobs.recover()
+        self._jobs.start()
         if self.settings.notes != OFF:
-            self._notes.recover()
+            self._notes.start()
 
     # ------------------------------------------------------------ writing
 

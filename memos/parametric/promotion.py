@@ -18,7 +18,7 @@ from memos.parametric.distil.folder import training_folder
 from memos.parametric.distil.recipe import Recipe
 from memos.parametric.distil.run import Distilled, distil
 from memos.runtime.host import ModelHost, Serving
-from memos.schedule.executor import Report
+from memos.schedule.task import Report
 from memos.store import namespaces
 from memos.store.adapters import AdapterRecord
 from memos.store.cubes import CubeRepository

@@ -22,7 +22,7 @@ from memos.parametric.listing import AdapterInfo
 from memos.parametric.room import TalliedRoom
 from memos.plaintext.chosen import chosen
 from memos.runtime.host import ModelHost
-from memos.schedule.executor import Report
+from memos.schedule.task import Report
 from memos.store.adapters import AdapterRecord
 from memos.store.database import Database
 from memos.store.lineage import Source

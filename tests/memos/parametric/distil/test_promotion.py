@@ -22,7 +22,7 @@ from memos.parametric.distil.facts import Fact
 from memos.parametric.distil.gate import GateReport, examine
 from memos.parametric.promotion import grouped
 from memos.runtime.host import ModelHost, Serving
-from memos.schedule.executor import Interrupted
+from memos.schedule.task import Interrupted
 
 SCOPE = Scope(user_id="u")
 FACTS = ("Ilse Brand's locker code is 4471.", "Tomo Reyes lives in Tarnwick.")

@@ -40,6 +40,7 @@ LOOKUPS = frozenset(
         "due_jobs",
         "next_due",
         "abandoned_jobs",
+        "old_jobs",
         "activation_keys",
         "adapter_keys",
         "answer_of",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 from memos.cube import Scope
 from memos.errors import StoreError
@@ -16,13 +17,26 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two looks at a database that other processes write to, and after one at a store that is away.
 LOOK_S = 10.0
+#: Seconds between two turns of the upkeep.
+UPKEEP_S = 3600.0
 
 
 class Executor:
-    """Runs the jobs of one process, one after another, in a thread that starts when there is something to look at."""
+    """Runs the jobs of one process, one after another, in a thread that starts when there is something to look at.
 
-    def __init__(self, database: Database, tasks: Mapping[str, Task], name: str = "memos-jobs") -> None:
+    ``upkeep`` is done every hour besides.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        tasks: Mapping[str, Task],
+        name: str = "memos-jobs",
+        upkeep: Callable[[], object] | None = None,
+    ) -> None:
         self._name = name
+        self._upkeep = upkeep
+        self._upkeep_at = time.monotonic() + UPKEEP_S
         self._alone = database.is_sqlite
         self._runner = Runner(database, tasks)
         self._woken = threading.Event()
@@ -34,7 +48,7 @@ class Executor:
         """Take up what earlier processes, or others now, left unfinished."""
         if self._alone:
             self._runner.release(everything=True)
-        if not self._alone or self._runner.due_in() is not None:
+        if not self._alone or self._upkeep is not None or self._runner.due_in() is not None:
             self._start()
 
     def submit(self, scope: Scope, job_id: str) -> None:
@@ -79,4 +93,14 @@ class Executor:
         except StoreError as error:  # the rows stay
             logger.warning("jobs wait: %s", error)
             return LOOK_S
-        return wait if self._alone else min(LOOK_S, LOOK_S if wait is None else wait)
+        waits = (wait, None if self._alone else LOOK_S, self._kept_up())
+        return min((one for one in waits if one is not None), default=None)
+
+    def _kept_up(self) -> float | None:
+        """Do what is to be done every hour; return the seconds until it is to be done again."""
+        if self._upkeep is None:
+            return None
+        if time.monotonic() >= self._upkeep_at:
+            self._upkeep_at = time.monotonic() + UPKEEP_S
+            self._upkeep()
+        return self._upkeep_at - time.monotonic()

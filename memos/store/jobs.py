@@ -142,6 +142,10 @@ class JobRepository(ScopedRepository):
         statement = self._select(jobs, func.count()).where(waits, jobs.c.task != NOTES)
         return int(self.connection.scalar(statement) or 0)
 
+    def remove(self, job_ids: Sequence[str]) -> None:
+        """Remove some jobs."""
+        self.connection.execute(self._delete(jobs).where(jobs.c.id.in_(job_ids)))
+
     def clear(self) -> int:
         """Remove every job; return how many."""
         return int(self.connection.execute(self._delete(jobs)).rowcount)

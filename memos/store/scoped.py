@@ -234,6 +234,13 @@ def abandoned_jobs(connection: Connection, tasks: Collection[str], before: int) 
     return [(row[0], row[1]) for row in connection.execute(running.where(jobs.c.task.in_(list(tasks))))]
 
 
+def old_jobs(connection: Connection, before: int, most: int = IN_CHUNK) -> list[tuple[int, str]]:
+    """Return namespace and id of jobs that were done or cancelled before a time (microseconds)."""
+    over = jobs.c.state.in_(("done", "cancelled")) & (jobs.c.updated_at < before)
+    statement = select(jobs.c.namespace_id, jobs.c.id).where(over).limit(most)
+    return [(row[0], row[1]) for row in connection.execute(statement)]
+
+
 def activation_keys(connection: Connection) -> set[str]:
     """Return the keys of every KV file that a cube still needs; any other file is an orphan."""
     return set(connection.scalars(select(activations.c.key)))

@@ -44,6 +44,9 @@ class Wire:
             "promote": self._promote,
             "demote": self._demote,
             "job": self._job,
+            "jobs": self._jobs,
+            "cancel": self._cancel,
+            "retry": self._retry,
             "adapters": self._adapters,
             "adapter": self._adapter,
             "export_adapter": self._export_adapter,
@@ -158,6 +161,16 @@ class Wire:
 
     def _job(self, payload: Payload) -> Any:
         return self.engine.job(self._tenant, payload["id"]).model_dump()
+
+    def _jobs(self, payload: Payload) -> Any:
+        chosen = {name: payload[name] for name in ("state", "limit", "after")}
+        return [job.model_dump() for job in self.engine.jobs(self._scope(payload), **chosen)]
+
+    def _cancel(self, payload: Payload) -> Any:
+        return self.engine.cancel(self._tenant, payload["id"]).model_dump()
+
+    def _retry(self, payload: Payload) -> Any:
+        return self.engine.retry(self._tenant, payload["id"]).model_dump()
 
     def _adapters(self, payload: Payload) -> Any:
         return [adapter.model_dump() for adapter in self.engine.adapters(self._scope(payload))]

@@ -34,6 +34,7 @@ LOOKUPS = frozenset(
         "home_of",
         "taken",
         "locate_job",
+        "queued_jobs",
         "unfinished_jobs",
         "_turns",
         "next_job",

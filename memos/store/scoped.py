@@ -148,6 +148,12 @@ def totals(connection: Connection) -> tuple[dict[str, int], dict[str, int]]:
     return counted, {row[0]: int(row[1]) for row in states}
 
 
+def queued_jobs(connection: Connection) -> dict[str, int]:
+    """Return how many jobs wait, by task."""
+    waiting = select(jobs.c.task, func.count()).where(jobs.c.state == "queued").group_by(jobs.c.task)
+    return {row[0]: int(row[1]) for row in connection.execute(waiting)}
+
+
 def unfinished_jobs(connection: Connection, tasks: Collection[str] | None = None) -> list[tuple[Scope, str]]:
     """Return whose job (of some tasks, if given) waits or is running, oldest first."""
     statement = _WHOSE.where(jobs.c.state.in_(("queued", "running"))).order_by(jobs.c.id)

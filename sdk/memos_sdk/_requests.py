@@ -122,6 +122,18 @@ def _job(payload: Payload) -> Request:
     return _read("GET", f"/v1/jobs/{_id(payload['id'], 'no job {!r} here')}")
 
 
+def _jobs(payload: Payload) -> Request:
+    return _read("GET", "/v1/jobs", query=payload, read=lambda answer: answer["jobs"])
+
+
+def _cancel(payload: Payload) -> Request:
+    return _write("POST", f"/v1/jobs/{_id(payload['id'], 'no job {!r} here')}/cancel")
+
+
+def _retry(payload: Payload) -> Request:
+    return _write("POST", f"/v1/jobs/{_id(payload['id'], 'no job {!r} here')}/retry")
+
+
 def _adapters(payload: Payload) -> Request:
     return _read("GET", "/v1/adapters", query=_user(payload), read=lambda answer: answer["adapters"])
 
@@ -214,6 +226,9 @@ _OPERATIONS: dict[str, Callable[[Payload], Request]] = {
     "promote": _promote,
     "demote": _demote,
     "job": _job,
+    "jobs": _jobs,
+    "cancel": _cancel,
+    "retry": _retry,
     "adapters": _adapters,
     "adapter": _adapter,
     "export_adapter": _export_adapter,

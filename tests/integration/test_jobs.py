@@ -5,25 +5,20 @@ What runs them is a real process each time, which is killed with SIGKILL where a
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from memos.config import Settings
 from memos.cube import Scope
-from memos.embedding.base import Embedder
-from memos.engine import MemoryOS
-from memos.errors import Conflict, InvalidInput
+from memos.errors import Conflict
 from memos.schedule.celery_queue import SWEEP, CeleryQueue, make_app
 from memos.store import namespaces
 from memos.store.database import Database
@@ -210,9 +205,7 @@ class Desk:
     def pass_time(self, job_id: str) -> None:
         """Let the wait and the lease of a job be over."""
         with self.place.database.write() as connection:
-            connection.execute(
-                sa.text("UPDATE jobs SET run_after = 0, lease_until = 0 WHERE id = :id"), {"id": job_id}
-            )
+            connection.execute(sa.text("UPDATE jobs SET run_after = 0, lease_until = 0 WHERE id = :id"), {"id": job_id})
         self.place.look()
 
 

@@ -67,7 +67,7 @@ class Runner:
             return due_jobs(connection, self._tasks.keys(), most)
 
     def due_in(self) -> float | None:
-        """Return the seconds until the next job may be run, or its runner be given up; ``None`` if there is none."""
+        """Return the seconds until a job that is put off may be run, or a lease ends; ``None`` if there is none."""
         with self._database.read() as connection:
             due = next_due(connection, self._tasks.keys())
         return None if due is None else max(0.0, (due - now_us()) / 1e6)

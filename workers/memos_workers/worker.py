@@ -33,9 +33,11 @@ class Worker:
         self._runner: Runner | None = None
 
     def run(self) -> None:
-        """Run the job whose turn it is."""
+        """Run the job whose turn it is, and then what had to wait for just this one to end."""
         try:
-            self._running()[1].run_next()
+            _, runner = self._running()
+            if runner.run_next():
+                runner.run_next()
         except StoreError as error:
             logger.warning("a job waits: %s", error)
 

@@ -497,10 +497,8 @@ def test_worker_makes_what_the_service_uses(stack: Stack) -> None:
     """A worker promotes memories with a model of its own; a chat of the service reuses the file."""
     key = stack.first_key()
     with stack.working(), stack.up(), Memory(stack.url, api_key=key) as memory:
-        facts = [
-            {"text": f"Ann wrote on day {day} that Miso slept on the radiator and Tom made soup"} for day in range(4)
-        ]
-        ids = [cube.id for cube in memory.store_many(facts)]
+        told = [f"Ann wrote on day {day} that Miso slept on the radiator and Tom made soup" for day in range(4)]
+        ids = [cube.id for cube in memory.store_many([{"text": text} for text in told])]
         job = memory.wait(memory.promote(ids, to="activation"))
         assert job.result is not None, job.error
         reply = memory.chat([{"role": "user", "content": "Where did Miso sleep?"}], max_tokens=4)

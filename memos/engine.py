@@ -376,7 +376,7 @@ class MemoryOS:
     ) -> Sequence[Job]:
         """Return up to ``limit`` jobs (in one state, if given), newest first, beginning behind the id ``after``."""
         self._check_open()
-        if state is not None and state not in set(JobState):
+        if state is not None and state not in tuple(JobState):
             raise InvalidInput(f"state must be one of {', '.join(JobState)}, not {state!r}")
         if after is not None and not is_id(after):
             raise InvalidInput(f"after must be the id of a job, not {after!r}")

@@ -38,6 +38,7 @@ class Executor:
         self._upkeep = upkeep
         self._upkeep_at = time.monotonic() + UPKEEP_S
         self._alone = database.is_sqlite
+        self._first = True
         self._runner = Runner(database, tasks)
         self._woken = threading.Event()
         self._stopping = threading.Event()
@@ -46,8 +47,6 @@ class Executor:
 
     def start(self) -> None:
         """Take up what earlier processes, or others now, left unfinished."""
-        if self._alone:
-            self._runner.release(everything=True)
         waits = self._upkeep is not None or self._runner.due(1) or self._runner.due_in() is not None
         if waits or not self._alone:
             self._start()
@@ -87,13 +86,13 @@ class Executor:
         """Run what is due; return the seconds until more may be, ``None`` for ever."""
         self._woken.clear()
         try:
-            self._runner.release()
+            self._runner.release(everything=self._alone and self._first)
+            self._first = False
             self._runner.run()
-            wait = self._runner.due_in()
+            waits = (self._runner.due_in(), None if self._alone else LOOK_S, self._kept_up())
         except StoreError as error:  # the rows stay
             logger.warning("jobs wait: %s", error)
             return LOOK_S
-        waits = (wait, None if self._alone else LOOK_S, self._kept_up())
         return min((one for one in waits if one is not None), default=None)
 
     def _kept_up(self) -> float | None:

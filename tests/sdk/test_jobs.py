@@ -53,7 +53,13 @@ def test_jobs_are_listed_newest_first(memory: Memory, queued: list[str]) -> None
     assert (failed.id, failed.error, failed.over) == (queued[3], "not-found: gone", True)
     assert memory.job(first.id) == first
     assert memory.jobs() == []
-    wrong: tuple[dict[str, Any], ...] = ({"state": "dead"}, {"limit": 0}, {"after": "x"}, {"user_id": " "})
+    wrong: tuple[dict[str, Any], ...] = (
+        {"state": "dead"},
+        {"state": ["done"]},
+        {"limit": 0},
+        {"after": "x"},
+        {"user_id": " "},
+    )
     for bad in wrong:
         with pytest.raises(errors.InvalidInput):
             memory.jobs(**bad)

@@ -53,16 +53,10 @@ def test_jobs_are_listed_newest_first(memory: Memory, queued: list[str]) -> None
     assert (failed.id, failed.error, failed.over) == (queued[3], "not-found: gone", True)
     assert memory.job(first.id) == first
     assert memory.jobs() == []
-    wrong: tuple[dict[str, Any], ...] = (
-        {"state": "dead"},
-        {"state": ["done"]},
-        {"limit": 0},
-        {"after": "x"},
-        {"user_id": " "},
-    )
-    for bad in wrong:
+    for name, value in (("state", "dead"), ("state", ["done"]), ("limit", 0), ("after", "x"), ("user_id", " ")):
+        wrong: dict[str, Any] = {name: value}
         with pytest.raises(errors.InvalidInput):
-            memory.jobs(**bad)
+            memory.jobs(**wrong)
 
 
 def test_waiting_job_is_cancelled_and_failed_one_tried_again(memory: Memory, queued: list[str]) -> None:

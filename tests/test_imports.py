@@ -8,6 +8,8 @@ import sys
 import pytest
 
 ENGINE_HEAVY = {"chromadb", "sentence_transformers", "torch", "transformers"}
+#: Only a process with a broker has them.
+BROKER = {"celery", "kombu", "redis", "memos_workers"}
 SDK_HEAVY = ENGINE_HEAVY | {
     "memos",
     "memos_api",
@@ -20,7 +22,13 @@ SDK_HEAVY = ENGINE_HEAVY | {
 
 @pytest.mark.parametrize(
     ("module", "heavy"),
-    [("memos_sdk", SDK_HEAVY), ("memos_sdk._embedded", SDK_HEAVY), ("memos", ENGINE_HEAVY)],
+    [
+        ("memos_sdk", SDK_HEAVY),
+        ("memos_sdk._embedded", SDK_HEAVY),
+        ("memos", ENGINE_HEAVY),
+        ("memos.engine", ENGINE_HEAVY | BROKER),
+        ("memos_workers.worker", ENGINE_HEAVY | {"numpy", "sqlalchemy"}),
+    ],
 )
 def test_import_stays_light(module: str, heavy: set[str]) -> None:
     assert loaded_packages(f"import {module}") & heavy == set()

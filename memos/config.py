@@ -93,4 +93,7 @@ class Settings(BaseSettings):
     quota_kv_bytes: int = Field(0, ge=0, description="Most KV files of one user.")
     quota_adapter_bytes: int = Field(0, ge=0, description="Most adapters of one user.")
     quota_jobs: int = Field(0, ge=0, description="Most jobs of one user that wait or run.")
+    heat_half_life_days: float = Field(
+        7.0, gt=0, description="Days after which a use of a memory counts half: what is hot is moved up first."
+    )
     idempotency_hours: int = Field(24, ge=1, description="How long an idempotency key is remembered.")

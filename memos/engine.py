@@ -46,6 +46,7 @@ from memos.plaintext.recall import RecallRequest, RecallResult
 from memos.plaintext.writer import NoteWriter
 from memos.runtime.host import ModelHost
 from memos.schedule.executor import Executor, Report
+from memos.schedule.heat import Cooling, HeatLog
 from memos.store import namespaces
 from memos.store.database import Database
 from memos.store.derived import RETRAIN, Gone
@@ -103,6 +104,7 @@ class MemoryOS:
         self.relay = IndexRelay(self.database, self.index, threshold)
         self._embedder = ServingEmbedder(embedder or make_embedder(self.settings))
         self._views = ViewCache(self.settings.cache_bytes)
+        self._heat = HeatLog(self.database, Cooling.days(self.settings.heat_half_life_days))
         #: Told of every recall, with the time of each of its stages.
         self.on_recall: list[Callable[[RecallResult], None]] = []
         self._reader = NoteReader(self.database, self._embedder, self.index, self.relay, self._views)
@@ -252,6 +254,7 @@ class MemoryOS:
             explain=explain,
         )
         result = self._reader.recall(scope, request, filters)
+        self._heat.count(scope, [hit.id for hit in result.hits])
         for tell in self.on_recall:
             tell(result)
         return result
@@ -278,7 +281,10 @@ class MemoryOS:
         self._check_open()
         asked, how = check_messages(messages), check_options(options, self.settings)
         chat = Chat(self._recall, self.models, self.activation, self.parametric, self.settings)
-        return chat.answer(scope, asked, how, on_text)
+        reply = chat.answer(scope, asked, how, on_text)
+        derived = (Kind.ACTIVATION.value, Kind.PARAMETRIC.value)
+        self._heat.count(scope, [cube_id for tier in derived for cube_id in reply.tiers.get(tier, ())])
+        return reply
 
     def get(self, tenant: str, cube_id: str, *, user_id: str | None = None) -> MemCube:
         """Return one memory."""
@@ -458,6 +464,7 @@ class MemoryOS:
         self._notes.stop()
         self._scribe.close()
         self._jobs.stop()
+        self._heat.close()
         if self._owns_models:
             self.models.close()
         self.activation.close()

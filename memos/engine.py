@@ -47,10 +47,12 @@ from memos.plaintext.writer import NoteWriter
 from memos.runtime.host import ModelHost
 from memos.schedule.executor import Executor, Report
 from memos.schedule.heat import Cooling, HeatLog
+from memos.schedule.moving.move import Move
+from memos.schedule.moving.mover import Hands, Mover
 from memos.store import namespaces
 from memos.store.database import Database
 from memos.store.derived import RETRAIN, Gone
-from memos.store.jobs import NOTES, Job, JobRepository
+from memos.store.jobs import NOTES, PROMOTE, Job, JobRepository
 from memos.store.location import database_url
 from memos.store.lock import DirectoryLock
 from memos.store.namespaces import Namespace
@@ -116,11 +118,13 @@ class MemoryOS:
         self._jobs = Executor(
             self.database,
             {
-                "promote": self.activation.run_promotion,
+                PROMOTE: self.activation.run_promotion,
                 "distil": self.parametric.run_promotion,
                 RETRAIN: self.parametric.run_retraining,
             },
         )
+        hands = Hands(self.promote, self.demote, self.job)
+        self._mover = Mover(self.settings, self.database, self.models, self.activation, hands)
         if self.index.local:
             self.relay.recover()
         if self.index.configured:
@@ -339,7 +343,7 @@ class MemoryOS:
             task = "distil"
             scope, payload = self.parametric.check_promotion(tenant, cube_ids, user_id, codec, options)
         else:
-            task = "promote"
+            task = PROMOTE
             scope, payload = self.activation.check_promotion(tenant, cube_ids, to, user_id, codec)
         with self.database.write() as connection:
             namespace = namespaces.open_for_write(connection, scope)
@@ -370,6 +374,23 @@ class MemoryOS:
         if found is None:
             raise NotFound(f"no job {job_id!r} here")
         return found
+
+    def plan(self, scope: Scope, *, dry_run: bool = True) -> Sequence[Move]:
+        """Return what would be moved between tiers now, and why; without ``dry_run``, move it."""
+        self._check_open()
+        self._heat.flush()
+        moves = self._mover.plan(scope)
+        return moves if dry_run else self._mover.carry_out(scope, moves)
+
+    def moves(self, scope: Scope) -> Sequence[Move]:
+        """Return what was moved between tiers in a namespace, oldest first."""
+        self._check_open()
+        return self._mover.moves(scope)
+
+    def undo(self, scope: Scope, move_id: str) -> Sequence[Move]:
+        """Take a move back: give up what was made, or make again what was given up. Return the moves that do it."""
+        self._check_open()
+        return self._mover.undo(scope, move_id)
 
     def kv_files(self, scope: Scope) -> Sequence[KVFile]:
         """Return the KV files of a namespace, oldest first."""

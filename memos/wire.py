@@ -44,6 +44,9 @@ class Wire:
             "promote": self._promote,
             "demote": self._demote,
             "job": self._job,
+            "plan": self._plan,
+            "moves": self._moves,
+            "undo": self._undo,
             "adapters": self._adapters,
             "adapter": self._adapter,
             "export_adapter": self._export_adapter,
@@ -158,6 +161,16 @@ class Wire:
 
     def _job(self, payload: Payload) -> Any:
         return self.engine.job(self._tenant, payload["id"]).model_dump()
+
+    def _plan(self, payload: Payload) -> Any:
+        moves = self.engine.plan(self._scope(payload), dry_run=payload["dry_run"])
+        return [move.model_dump() for move in moves]
+
+    def _moves(self, payload: Payload) -> Any:
+        return [move.model_dump() for move in self.engine.moves(self._scope(payload))]
+
+    def _undo(self, payload: Payload) -> Any:
+        return [move.model_dump() for move in self.engine.undo(self._scope(payload), payload["id"])]
 
     def _adapters(self, payload: Payload) -> Any:
         return [adapter.model_dump() for adapter in self.engine.adapters(self._scope(payload))]

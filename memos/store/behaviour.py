@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from sqlalchemy import bindparam
 
@@ -14,7 +14,8 @@ from memos.store.scoped import IN_CHUNK, ScopedRepository
 Cool = Callable[[float, int | None, int], float]
 
 
-class Use(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Use:
     """``count`` uses, the last ``at`` microseconds since the epoch."""
 
     count: int

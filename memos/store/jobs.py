@@ -15,6 +15,8 @@ from memos.store.schema import jobs
 from memos.store.scoped import ScopedRepository
 
 LEASE_US = 600_000_000
+#: The task that makes a KV file.
+PROMOTE = "promote"
 #: The task that writes the notes of a namespace that wait.
 NOTES = "notes"
 

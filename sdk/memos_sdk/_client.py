@@ -26,6 +26,7 @@ from memos_sdk.types import (
     Job,
     Link,
     MemCube,
+    Move,
     RecallResult,
     Statistics,
 )
@@ -264,6 +265,21 @@ class Memory:
     def wait(self, job: Job | str, *, timeout: float | None = None) -> Job:
         """Return a job once it is over or, after ``timeout`` seconds, as it stands then."""
         return self._waited(operations.job(job), timeout)
+
+    def plan(self, *, user_id: str | None = None, dry_run: bool = True) -> builtins.list[Move]:
+        """Return what would be moved between tiers now, and why; without ``dry_run``, move it.
+
+        What was used lately and often is worth a KV file if the seconds it saves are worth its bytes.
+        """
+        return self._call(operations.plan(user_id, dry_run))
+
+    def moves(self, *, user_id: str | None = None) -> builtins.list[Move]:
+        """Return what was moved between tiers, oldest first."""
+        return self._call(operations.moves(user_id))
+
+    def undo(self, move_id: str, *, user_id: str | None = None) -> builtins.list[Move]:
+        """Take a move back: give up what was made, or make again what was given up; return the moves that do it."""
+        return self._call(operations.undo(move_id, user_id))
 
     def adapters(self, *, user_id: str | None = None) -> builtins.list[AdapterInfo]:
         """Return a user's adapters and cartridges, with earlier versions and failed ones, oldest first."""
@@ -619,6 +635,21 @@ class AsyncMemory:
     async def wait(self, job: Job | str, *, timeout: float | None = None) -> Job:
         """Return a job once it is over or, after ``timeout`` seconds, as it stands then."""
         return await self._waited(operations.job(job), timeout)
+
+    async def plan(self, *, user_id: str | None = None, dry_run: bool = True) -> builtins.list[Move]:
+        """Return what would be moved between tiers now, and why; without ``dry_run``, move it.
+
+        What was used lately and often is worth a KV file if the seconds it saves are worth its bytes.
+        """
+        return await self._call(operations.plan(user_id, dry_run))
+
+    async def moves(self, *, user_id: str | None = None) -> builtins.list[Move]:
+        """Return what was moved between tiers, oldest first."""
+        return await self._call(operations.moves(user_id))
+
+    async def undo(self, move_id: str, *, user_id: str | None = None) -> builtins.list[Move]:
+        """Take a move back: give up what was made, or make again what was given up; return the moves that do it."""
+        return await self._call(operations.undo(move_id, user_id))
 
     async def adapters(self, *, user_id: str | None = None) -> builtins.list[AdapterInfo]:
         """Return a user's adapters and cartridges, with earlier versions and failed ones, oldest first."""

@@ -19,6 +19,7 @@ from memos_sdk.types import (
     Job,
     Link,
     MemCube,
+    Move,
     RecallResult,
     Statistics,
 )
@@ -63,6 +64,7 @@ _CHAT: ChatOptions = {
 }
 _cubes = TypeAdapter(list[MemCube]).validate_python
 _versions = TypeAdapter(list[CubeVersion]).validate_python
+_moves = TypeAdapter(list[Move]).validate_python
 _adapters = TypeAdapter(list[AdapterInfo]).validate_python
 _links = TypeAdapter(list[Link]).validate_python
 
@@ -212,6 +214,21 @@ def demote(cube_id: str, user_id: str | None) -> Operation[DeletionReceipt]:
 def job(job_id: str | Job) -> Operation[Job]:
     """Return the call behind ``Memory.job`` and ``Memory.wait``."""
     return Operation("job", {"id": job_id.id if isinstance(job_id, Job) else job_id}, Job.model_validate)
+
+
+def plan(user_id: str | None, dry_run: bool) -> Operation[list[Move]]:
+    """Return the call behind ``Memory.plan``."""
+    return Operation("plan", {"user_id": user_id, "dry_run": dry_run}, _moves)
+
+
+def moves(user_id: str | None) -> Operation[list[Move]]:
+    """Return the call behind ``Memory.moves``."""
+    return Operation("moves", {"user_id": user_id}, _moves)
+
+
+def undo(move_id: str, user_id: str | None) -> Operation[list[Move]]:
+    """Return the call behind ``Memory.undo``."""
+    return Operation("undo", {"id": move_id, "user_id": user_id}, _moves)
 
 
 def adapters(user_id: str | None) -> Operation[list[AdapterInfo]]:

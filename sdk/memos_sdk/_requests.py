@@ -122,6 +122,25 @@ def _job(payload: Payload) -> Request:
     return _read("GET", f"/v1/jobs/{_id(payload['id'], 'no job {!r} here')}")
 
 
+def _plan(payload: Payload) -> Request:
+    if payload["dry_run"]:
+        return _read("GET", "/v1/plan", query=_user(payload), read=_moves_of)
+    return Request("POST", "/v1/plan", body=_json(_user(payload)), slow=True, read=_moves_of)
+
+
+def _moves(payload: Payload) -> Request:
+    return _read("GET", "/v1/moves", query=_user(payload), read=_moves_of)
+
+
+def _undo(payload: Payload) -> Request:
+    path = f"/v1/moves/{_id(payload['id'], 'no move {!r} here')}/undo"
+    return Request("POST", path, body=_json(_user(payload)), slow=True, read=_moves_of)
+
+
+def _moves_of(answer: Any) -> Any:
+    return answer["moves"]
+
+
 def _adapters(payload: Payload) -> Request:
     return _read("GET", "/v1/adapters", query=_user(payload), read=lambda answer: answer["adapters"])
 
@@ -214,6 +233,9 @@ _OPERATIONS: dict[str, Callable[[Payload], Request]] = {
     "promote": _promote,
     "demote": _demote,
     "job": _job,
+    "plan": _plan,
+    "moves": _moves,
+    "undo": _undo,
     "adapters": _adapters,
     "adapter": _adapter,
     "export_adapter": _export_adapter,

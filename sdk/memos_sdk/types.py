@@ -220,6 +220,28 @@ class ImportReport(Model):
     rejected: tuple[RejectedLine, ...] = ()
 
 
+class Move(Model):
+    """A cube made in a higher tier (``action`` ``promote``) or one given up (``demote``), and why.
+
+    ``uses`` are expected within a half life of heat, each saves ``seconds_saved``, and the cube takes ``bytes``. One
+    that was carried out has an ``id`` and a time, the ``job_id`` of a promotion, and ``undoes``, the move it took back.
+    """
+
+    action: str
+    tier: str
+    cube_id: str | None = None
+    sources: tuple[Parent, ...]
+    uses: float
+    seconds_saved: float
+    bytes: int
+    reason: str
+    codec: str | None = None
+    id: str | None = None
+    job_id: str | None = None
+    undoes: str | None = None
+    created_at: datetime | None = None
+
+
 class Job(Model):
     """A piece of work that goes on after the call. ``progress`` runs from 0 to 1.
 

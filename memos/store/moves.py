@@ -15,8 +15,8 @@ from memos.store.jobs import PROMOTE, JobState
 from memos.store.schema import audit, cubes, jobs
 from memos.store.scoped import ScopedRepository
 
-#: The action of their audit rows.
-MOVE = "move"
+#: The action of their audit rows; ``move`` is that of a change of state.
+MOVE = "migrate"
 _CURRENT: ContextVar[Mapping[str, Any] | None] = ContextVar("memos_move", default=None)
 
 

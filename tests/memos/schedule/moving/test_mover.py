@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memos.config import Settings
-from memos.cube import Scope
+from memos.cube import Scope, State
 from memos.engine import MemoryOS
 from memos.errors import Conflict, NotFound
 from memos.store.jobs import FINAL
@@ -56,7 +56,7 @@ def done(engine: MemoryOS, moves: list[Move]) -> list[str]:
 def test_what_is_used_is_moved_up_and_back(engine: MemoryOS) -> None:
     assert engine.plan(ANN) == []
     harbour = used(engine, HARBOUR, 8)
-    used(engine, GARDEN, 0)
+    engine.move("default", used(engine, GARDEN, 0), State.ARCHIVED)  # another kind of move
     used(engine, HARBOUR, 8, BOB)
     (planned,) = engine.plan(ANN)
     assert [source.cube_id for source in planned.sources] == [harbour]

@@ -33,6 +33,10 @@ class Settings(BaseSettings):
         None,
         description="SQLAlchemy URL of PostgreSQL (postgresql+psycopg://...); SQLite in `home` when unset.",
     )
+    broker_url: str | None = Field(
+        None,
+        description="URL of a Celery broker (redis://:PASSWORD@HOST:6379/0): workers run jobs; this process if unset.",
+    )
     chroma_url: str | None = Field(
         None,
         description="URL of a Chroma server (http://host:port); embedded Chroma in `home` when unset.",

@@ -45,14 +45,18 @@ from memos.plaintext.reader import NoteReader
 from memos.plaintext.recall import RecallRequest, RecallResult
 from memos.plaintext.writer import NoteWriter
 from memos.runtime.host import ModelHost
-from memos.schedule.executor import Executor, Report
+from memos.schedule.celery_queue import celery_queue
+from memos.schedule.executor import Executor
 from memos.schedule.heat import Cooling, HeatLog
 from memos.schedule.moving.move import Move
 from memos.schedule.moving.mover import Hands, Mover
+from memos.schedule.queue import Queue
+from memos.schedule.task import Report, Task
+from memos.schedule.upkeep import Upkeep
 from memos.store import namespaces
 from memos.store.database import Database
 from memos.store.derived import RETRAIN, Gone
-from memos.store.jobs import NOTES, PROMOTE, Job, JobRepository
+from memos.store.jobs import NOTES, PROMOTE, Job, JobRepository, JobState
 from memos.store.location import database_url
 from memos.store.lock import DirectoryLock
 from memos.store.namespaces import Namespace
@@ -92,6 +96,7 @@ class MemoryOS:
         self.models = models or ModelHost(self.settings)
         self._owns_models = models is None
         self._scribe = scribe_of(self.settings, self.models)
+        workers = celery_queue(self.settings)
         home = self.settings.home.expanduser()
         embedded = self.settings.database_url is None
         self._lock = DirectoryLock(home) if embedded else None
@@ -113,16 +118,18 @@ class MemoryOS:
         self.activation = ActivationTier(self.settings, self.database, self.models)
         self.parametric = ParametricTier(self.settings, self.database, self.models)
         self.parametric.on_gone.append(self.models.drop_adapters)
-        self._notes = Executor(self.database, {NOTES: self._write_notes}, name="memos-notes")
+        self.upkeep = Upkeep(self.database)
+        notes: dict[str, Task] = {NOTES: self._write_notes}
+        self._notes: Queue = workers or Executor(self.database, notes, name="memos-notes")
         self._writer = NoteWriter(self.database, self._embedder, self.settings, self._discard, self._notes.submit)
-        self._jobs = Executor(
-            self.database,
-            {
-                PROMOTE: self.activation.run_promotion,
-                "distil": self.parametric.run_promotion,
-                RETRAIN: self.parametric.run_retraining,
-            },
-        )
+        moves: dict[str, Task] = {
+            PROMOTE: self.activation.run_promotion,
+            "distil": self.parametric.run_promotion,
+            RETRAIN: self.parametric.run_retraining,
+        }
+        self._jobs: Queue = workers or Executor(self.database, moves, upkeep=self.upkeep.run)
+        #: What jobs can be of, for workers.
+        self.tasks = moves if self.settings.notes == OFF else moves | notes
         hands = Hands(self.promote, self.demote, self.job)
         self._mover = Mover(self.settings, self.database, self.models, self.activation, hands)
         if self.index.local:
@@ -131,9 +138,9 @@ class MemoryOS:
             self.relay.start()
         self.activation.sweep()
         self.parametric.sweep()
-        self._jobs.recover()
+        self._jobs.start()
         if self.settings.notes != OFF:
-            self._notes.recover()
+            self._notes.start()
 
     # ------------------------------------------------------------ writing
 
@@ -186,8 +193,7 @@ class MemoryOS:
         Without ids, those are written again for which a model was asked and its answer could not be used.
         """
         self._check_open()
-        if self.settings.notes == OFF:
-            raise InvalidInput("notes are switched off; set MEMOS_NOTES to offline, local or openai:MODEL")
+        self._check_notes()
         if cube_ids is not None:
             scope, cube_ids = chosen(self.database, scope.tenant, cube_ids, scope.user_id)
         return self.job(scope.tenant, self._writer.refine(scope, cube_ids))
@@ -392,6 +398,40 @@ class MemoryOS:
         self._check_open()
         return self._mover.undo(scope, move_id)
 
+    def jobs(
+        self, scope: Scope, *, state: str | None = None, limit: int = 100, after: str | None = None
+    ) -> Sequence[Job]:
+        """Return up to ``limit`` jobs (in one state, if given), newest first, beginning behind the id ``after``."""
+        self._check_open()
+        if state is not None and state not in set(JobState):
+            raise InvalidInput(f"state must be one of {', '.join(JobState)}, not {state!r}")
+        if after is not None and not is_id(after):
+            raise InvalidInput(f"after must be the id of a job, not {after!r}")
+        count = check_count(limit, MAX_PAGE, "limit")
+        with self.database.read() as connection:
+            namespace = namespaces.find(connection, scope)
+            if namespace is None:
+                return []
+            wanted = None if state is None else JobState(state)
+            return JobRepository(connection, namespace.id).page(scope.user_id, wanted, count, after)
+
+    def cancel(self, tenant: str, job_id: str) -> Job:
+        """Cancel a job: at once if it waits, at its next report if it is running; nothing of it is kept.
+
+        Raises :class:`memos.errors.Conflict` if it is done or failed.
+        """
+        self._change_job(tenant, job_id, JobRepository.cancel)
+        return self.job(tenant, job_id)
+
+    def retry(self, tenant: str, job_id: str) -> Job:
+        """Queue a job again that failed or was cancelled. Raises :class:`memos.errors.Conflict` for any other."""
+        if self.job(tenant, job_id).task == NOTES:
+            self._check_notes()
+        scope = self._change_job(tenant, job_id, JobRepository.retry)
+        job = self.job(tenant, job_id)
+        (self._notes if job.task == NOTES else self._jobs).submit(scope, job_id)
+        return job
+
     def kv_files(self, scope: Scope) -> Sequence[KVFile]:
         """Return the KV files of a namespace, oldest first."""
         self._check_open()
@@ -514,6 +554,20 @@ class MemoryOS:
         job_id = repository.add(task, payload)
         record(connection, namespace.id, job_id=job_id)
         return job_id
+
+    def _change_job(self, tenant: str, job_id: str, change: Callable[[JobRepository, str], None]) -> Scope:
+        self._check_open()
+        with self.database.write() as connection:
+            scope = locate_job(connection, tenant, job_id)
+            namespace = namespaces.find(connection, scope)
+            assert namespace is not None  # locate_job found the job in it, in this transaction
+            change(JobRepository(connection, namespace.id), job_id)
+            record(connection, namespace.id, job_id=job_id)
+        return scope
+
+    def _check_notes(self) -> None:
+        if self.settings.notes == OFF:
+            raise InvalidInput("notes are switched off; set MEMOS_NOTES to offline, local or openai:MODEL")
 
     def _check_open(self) -> None:
         if not self._open:

@@ -47,6 +47,9 @@ class Wire:
             "plan": self._plan,
             "moves": self._moves,
             "undo": self._undo,
+            "jobs": self._jobs,
+            "cancel": self._cancel,
+            "retry": self._retry,
             "adapters": self._adapters,
             "adapter": self._adapter,
             "export_adapter": self._export_adapter,
@@ -171,6 +174,16 @@ class Wire:
 
     def _undo(self, payload: Payload) -> Any:
         return [move.model_dump() for move in self.engine.undo(self._scope(payload), payload["id"])]
+
+    def _jobs(self, payload: Payload) -> Any:
+        chosen = {name: payload[name] for name in ("state", "limit", "after")}
+        return [job.model_dump() for job in self.engine.jobs(self._scope(payload), **chosen)]
+
+    def _cancel(self, payload: Payload) -> Any:
+        return self.engine.cancel(self._tenant, payload["id"]).model_dump()
+
+    def _retry(self, payload: Payload) -> Any:
+        return self.engine.retry(self._tenant, payload["id"]).model_dump()
 
     def _adapters(self, payload: Payload) -> Any:
         return [adapter.model_dump() for adapter in self.engine.adapters(self._scope(payload))]

@@ -26,14 +26,22 @@ SCHEMA, DATABASE, SCOPED = (
 )
 STORE = "memos/store/"
 BASES = frozenset({"ScopedRepository", "LineageRepository"})
-#: Look-ups by id alone, beside the base class: whose a cube or job is, which ids are not free, which jobs wait, which
-#: files are needed, what a write under a key came to (of one tenant), how much there is. They return no content.
+#: Look-ups beside the base class: whose a cube or job is, which ids are not free, which jobs wait, which is to be run
+#: next, which files are needed, what a write under a key came to (of one tenant), how much there is. They return no
+#: content.
 LOOKUPS = frozenset(
     {
         "home_of",
         "taken",
         "locate_job",
+        "queued_jobs",
         "unfinished_jobs",
+        "_turns",
+        "next_job",
+        "due_jobs",
+        "next_due",
+        "abandoned_jobs",
+        "old_jobs",
         "activation_keys",
         "adapter_keys",
         "answer_of",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections import defaultdict
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from memos.llm.messages import ChatReply
@@ -36,6 +40,10 @@ class Metrics:
         self.waiting = Gauge("memos_pool_taken", "Work that runs or waits in a pool.", ["pool"], registry=here)
         self.held = Gauge("memos_held", "What the store holds.", ["what"], registry=here)
         self.jobs = Gauge("memos_jobs", "Jobs, by state.", ["state"], registry=here)
+        self.queued = Gauge("memos_jobs_queued", "Jobs that wait, by task.", ["task"], registry=here)
+        self.ended = Counter("memos_jobs_ended", "Jobs that ended, in all processes.", ["task", "state"], registry=here)
+        self._ended: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._counting = threading.Lock()
 
     def served(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one request."""
@@ -60,6 +68,13 @@ class Metrics:
         for tier, cubes in reply.tiers.items():
             self.replies.labels(tier).inc(len(cubes))
         self.misses.inc(len(reply.misses))
+
+    def jobs_ended(self, counts: Mapping[tuple[str, str], int]) -> None:
+        """Take over how many jobs ended by task and state, which the database counts: most end in other processes."""
+        with self._counting:
+            for labels, count in counts.items():
+                self.ended.labels(*labels).inc(max(0, count - self._ended[labels]))
+                self._ended[labels] = count
 
     def text(self) -> bytes:
         """Return everything in the text format."""

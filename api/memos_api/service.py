@@ -10,8 +10,9 @@ from fastapi import Depends, Request
 
 from memos.access import Access, Permission, Principal
 from memos.engine import MemoryOS
+from memos.store.job_totals import ended_jobs
 from memos.store.jobs import JobState
-from memos.store.scoped import totals
+from memos.store.scoped import queued_jobs, totals
 from memos.wire import Payload, Wire
 from memos_api.answers import Answer, encoded, tag
 from memos_api.caller import Caller
@@ -92,10 +93,16 @@ class Service:
             self.metrics.waiting.labels(pool.name).set(pool.taken)
         with self.engine.database.read() as connection:
             held, jobs = totals(connection)
+            queued = queued_jobs(connection)
+            ended = ended_jobs(connection)
         for what, count in held.items():
             self.metrics.held.labels(what).set(count)
         for state in JobState:
             self.metrics.jobs.labels(state.value).set(jobs.get(state.value, 0))
+        self.metrics.jobs_ended(ended)
+        self.metrics.queued.clear()
+        for task, count in queued.items():
+            self.metrics.queued.labels(task).set(count)
         return self.metrics.text()
 
     async def close(self) -> None:

@@ -20,7 +20,7 @@ from memos.cube import Scope
 from memos.errors import Conflict, InvalidInput, NotFound, QuotaReached
 from memos.ids import new_id
 from memos.runtime.host import ModelHost, Serving
-from memos.schedule.executor import Report
+from memos.schedule.task import Report
 from memos.store import namespaces
 from memos.store.activations import Activation, ActivationRepository
 from memos.store.cubes import CubeRepository

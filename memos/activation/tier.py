@@ -20,7 +20,7 @@ from memos.errors import InvalidInput, StoreError
 from memos.plaintext.chosen import chosen
 from memos.plaintext.recall import Hit
 from memos.runtime.host import ModelHost, Serving
-from memos.schedule.executor import Report
+from memos.schedule.task import Report
 from memos.store import namespaces
 from memos.store.activations import Activation, ActivationRepository
 from memos.store.database import Database

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from memos import __version__
-from memos.cli import adapters, ask, care, carry, keep, keys, moves, notes, show, tiers
+from memos.cli import adapters, ask, care, carry, jobs, keep, keys, moves, notes, show, tiers
 from memos.cli.command import Agent, Group, Home, Json, Run, User, narrowed
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (keep, ask, notes, carry, tiers, moves, adapters, care, show, keys):
+for commands in (keep, ask, notes, carry, tiers, moves, adapters, jobs, care, show, keys):
     commands.register(app)
 for extension in entry_points(group="memos.commands"):
     extension.load()(app)

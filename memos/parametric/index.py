@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from sqlalchemy import Connection
 
@@ -13,6 +14,7 @@ from memos.store import namespaces
 from memos.store.adapters import AdapterRecord, AdapterRepository, AdapterState
 from memos.store.cubes import CubeRepository
 from memos.store.database import Database
+from memos.store.derived import Derived, Gone
 from memos.store.once import record
 from memos.store.records import Audit
 
@@ -91,6 +93,16 @@ class AdapterIndex:
             Audit(connection, namespace.id).add("rollback", earlier.cube_id)
             record(connection, namespace.id, adapter_id=earlier.cube_id)
             return _one(repository, earlier.cube_id)
+
+    def withdraw(self, scope: Scope, cube_id: str) -> Gone:
+        """Delete a version, and publish again what it had taken the place of; return what has to follow."""
+        with self._database.write() as connection:
+            namespace = namespaces.open_for_write(connection, scope)
+            repository = AdapterRepository(connection, namespace.id)
+            with suppress(Conflict, NotFound):  # it was the first or rejected, or it is forgotten already
+                repository.reinstate(_earlier(repository, cube_id), namespace.revision, now_us())
+            Audit(connection, namespace.id).add("withdraw", cube_id)
+            return Derived(connection, namespace.id).remove([cube_id])
 
 
 def _repository(connection: Connection, scope: Scope) -> AdapterRepository | None:

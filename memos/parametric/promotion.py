@@ -18,7 +18,7 @@ from memos.parametric.distil.folder import training_folder
 from memos.parametric.distil.recipe import Recipe
 from memos.parametric.distil.run import Distilled, distil
 from memos.runtime.host import ModelHost, Serving
-from memos.schedule.executor import Report
+from memos.schedule.task import Cancelled, Report
 from memos.store import namespaces
 from memos.store.adapters import AdapterRecord
 from memos.store.cubes import CubeRepository
@@ -66,18 +66,23 @@ class ParametricPromotion:
         the reports are kept, nothing is served), :class:`NotFound` (a note was forgotten), :class:`Conflict` (a note
         changed meanwhile), :class:`AdapterRefused` and :class:`StoreFull`; the notes are never touched, and what was
         published before stays. Whatever ends a training, other than a stop of the process, removes its checkpoint,
-        which holds what the notes say.
+        which holds what the notes say. Of a job that is cancelled nothing stays.
         """
         serving = self._models.serving()
         notes = self._notes(scope, payload["ids"])
         courses = list(_courses(notes, payload, serving))
         made: list[dict[str, Any]] = []
         refused: list[GateRefused] = []
-        for place, course in enumerate(courses):
-            try:
-                made.append(self._made(scope, course, serving, partial(_tell, report, place, len(courses))))
-            except GateRefused as error:
-                refused.append(error)
+        try:
+            for place, course in enumerate(courses):
+                try:
+                    made.append(self._made(scope, course, serving, partial(_tell, report, place, len(courses))))
+                except GateRefused as error:
+                    refused.append(error)
+        except Cancelled:
+            reports = [error.extra["cube_id"] for error in refused]
+            self._tier.withdraw(scope, [*(one["cube_id"] for one in made if one["made"]), *reports])
+            raise
         if not made:
             raise refused[0]
         learnt = {cube_id for course in courses for cube_id, _ in course.bundle.sources}
@@ -94,7 +99,7 @@ class ParametricPromotion:
         try:
             distilled = distil(serving, course.lesson, course.bundle, course.recipe, report, folder)
             cube_id = self._keep(scope, course, distilled)
-        except MemosError:
+        except (MemosError, Cancelled):
             shutil.rmtree(folder, ignore_errors=True)
             raise
         shutil.rmtree(folder, ignore_errors=True)

@@ -22,7 +22,7 @@ from memos.parametric.listing import AdapterInfo
 from memos.parametric.room import TalliedRoom
 from memos.plaintext.chosen import chosen
 from memos.runtime.host import ModelHost
-from memos.schedule.executor import Report
+from memos.schedule.task import Report
 from memos.store.adapters import AdapterRecord
 from memos.store.database import Database
 from memos.store.lineage import Source
@@ -122,6 +122,12 @@ class ParametricTier:
         check_name(name, "name")
         record = self._registry.drafted(trained, sources, gate, provenance, name)
         return self._registry.reject(scope, record).cube_id
+
+    def withdraw(self, scope: Scope, cube_ids: Sequence[str]) -> None:
+        """Delete what was just published or rejected; what it had taken the place of is published again."""
+        for cube_id in cube_ids:
+            gone = self._index.withdraw(scope, cube_id)
+            self.discard(gone.adapter_keys, gone.digests)
 
     def rollback(self, scope: Scope, cube_id: str) -> AdapterInfo:
         """Publish an earlier version again: the one before ``cube_id`` if that is published, else ``cube_id`` itself.

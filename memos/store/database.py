@@ -20,6 +20,8 @@ from memos.errors import StoreError, StoreFull, StoreTooNew, StoreUnavailable
 from memos.store.revision import HEAD, KNOWN
 
 WRITE = "memos_write"
+#: What SQLite's commit waits for: the disk, or nothing.
+FULL, NORMAL = "FULL", "NORMAL"
 BUSY_TIMEOUT_MS = 10_000
 LEASE_POLL_S = 0.02
 #: SQLSTATE 53100 disk_full; SQLite's SQLITE_FULL and the write errors a full or capped file system gives.
@@ -68,13 +70,17 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """Open a write transaction: committed when the block ends, rolled back on any error."""
+    def write(self, *, lasting: bool = True) -> Iterator[Connection]:
+        """Open a write transaction: committed when the block ends, rolled back on any error.
+
+        One that need not be ``lasting`` does not wait for the disk where it can do without (SQLite): it outlives the
+        process, but a power cut may take it back.
+        """
         writer = self.engine.connect
         with (
             translated(),
             self._in_turn(),
-            writer().execution_options(**{WRITE: True}) as connection,
+            writer().execution_options(**{WRITE: FULL if lasting else NORMAL}) as connection,
             connection.begin(),
         ):
             yield connection
@@ -195,8 +201,12 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    writing = connection.get_execution_options().get(WRITE, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+    waits_for = connection.get_execution_options().get(WRITE)
+    if waits_for is None:
+        connection.exec_driver_sql("BEGIN")
+        return
+    connection.exec_driver_sql(f"PRAGMA synchronous={waits_for}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 # ---------------------------------------------------------------- migrations
@@ -237,7 +247,7 @@ def _upgrade(engine: Engine) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(migrations_folder()))
-    with engine.connect().execution_options(**{WRITE: True}) as connection, connection.begin():
+    with engine.connect().execution_options(**{WRITE: FULL}) as connection, connection.begin():
         if engine.dialect.name == "postgresql":  # two servers may start at once
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('memos-migrations'))")
         config.attributes["connection"] = connection

@@ -1,24 +1,34 @@
-"""Durable jobs, within one namespace: a queue carries their ids, these rows carry the truth (design §8)."""
+"""Durable jobs, within one namespace: a queue carries their ids, these rows carry the truth (design §8).
+
+This is what those see who want work done; :mod:`memos.store.leases` is what those see who do it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Row, and_, func, or_
+from sqlalchemy import Row, func
 
 from memos.clock import from_us, now_us
 from memos.cube import Frozen
+from memos.errors import Conflict
 from memos.ids import new_id
+from memos.store import namespaces
+from memos.store.job_totals import count_ended
 from memos.store.schema import jobs
 from memos.store.scoped import ScopedRepository
 
-LEASE_US = 600_000_000
 #: The task that makes a KV file.
 PROMOTE = "promote"
 #: The task that writes the notes of a namespace that wait.
 NOTES = "notes"
+#: Notes come first: they take a moment, and what is stored is recalled better with them.
+PRIORITIES = {NOTES: 10}
+#: How often a job is run at most: after failures that may pass, and after deaths of the process that ran it.
+MAX_ATTEMPTS = 5
 
 
 class JobState(StrEnum):
@@ -37,7 +47,9 @@ FINAL = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 class Job(Frozen):
     """A piece of work that outlives the process. ``progress`` runs from 0 to 1.
 
-    ``result`` is there when it is done, ``error`` (code and message of :mod:`memos.errors`) when it failed.
+    ``result`` is there when it is done, ``error`` (code and message of :mod:`memos.errors`) when it failed, or failed
+    and will be tried again after ``run_after``. ``cancelling``: its runner was asked to end it. Of a tenant's jobs that
+    of the highest ``priority`` is run first.
     """
 
     id: str
@@ -48,6 +60,9 @@ class Job(Frozen):
     result: dict[str, Any] | None = None
     error: str | None = None
     attempts: int
+    priority: int
+    cancelling: bool
+    run_after: datetime
     created_at: datetime
     updated_at: datetime
 
@@ -55,18 +70,19 @@ class Job(Frozen):
 class JobRepository(ScopedRepository):
     """Reads and writes the jobs of one namespace."""
 
-    def add(self, task: str, payload: dict[str, Any]) -> str:
+    def add(self, task: str, payload: dict[str, Any], *, priority: int | None = None) -> str:
         """Queue a job in the transaction that asks for it; return its id."""
         now = now_us()
         row = {
             "id": new_id(),
+            "tenant": namespaces.tenant_of(self.connection, self.namespace_id),
             "task": task,
             "state": JobState.QUEUED.value,
             "payload": payload,
             "progress": 0.0,
-            "priority": 0,
+            "priority": PRIORITIES.get(task, 0) if priority is None else priority,
             "attempts": 0,
-            "max_attempts": 3,
+            "max_attempts": MAX_ATTEMPTS,
             "run_after": now,
             "created_at": now,
             "updated_at": now,
@@ -92,65 +108,35 @@ class JobRepository(ScopedRepository):
         row = self.connection.execute(self._select(jobs).where(jobs.c.id == job_id)).first()
         return None if row is None else _job(row, user_id)
 
-    def take(self, job_id: str, owner: str) -> tuple[str, dict[str, Any]] | None:
-        """Lease a job that waits, or whose last runner died; return its task and payload, ``None`` if it is not free.
+    def page(self, user_id: str, state: JobState | None, limit: int, after: str | None) -> Sequence[Job]:
+        """Return jobs (in one state, if given), newest first, beginning behind the id ``after``."""
+        statement = self._select(jobs).order_by(jobs.c.id.desc()).limit(limit)
+        if state is not None:
+            statement = statement.where(jobs.c.state == state.value)
+        if after is not None:
+            statement = statement.where(jobs.c.id < after)
+        return [_job(row, user_id) for row in self.connection.execute(statement)]
 
-        A job taken for the ``max_attempts + 1``-th time killed its runner each time before; it fails instead.
+    def cancel(self, job_id: str) -> None:
+        """Cancel a job that waits; ask the runner of one that is running to end it.
+
+        Raises :class:`Conflict` if it is over, unless it was cancelled.
         """
-        now = now_us()
-        abandoned = and_(jobs.c.state == JobState.RUNNING.value, jobs.c.lease_until < now)
-        free = or_(jobs.c.state == JobState.QUEUED.value, abandoned, jobs.c.lease_owner == owner)
-        statement = (
-            self._update(jobs)
-            .where(jobs.c.id == job_id, free, jobs.c.state.not_in([state.value for state in FINAL]))
-            .values(
-                state=JobState.RUNNING.value,
-                attempts=jobs.c.attempts + 1,
-                lease_owner=owner,
-                lease_until=now + LEASE_US,
-                updated_at=now,
-            )
-            .returning(jobs.c.task, jobs.c.payload, jobs.c.attempts, jobs.c.max_attempts)
-        )
-        row = self.connection.execute(statement).first()
-        if row is None:
-            return None
-        if row.attempts > row.max_attempts:
-            self.finish(job_id, JobState.FAILED, error=f"given up after {row.max_attempts} attempts")
-            return None
-        return row.task, row.payload
+        task = self._change(job_id, JobState.QUEUED, state=JobState.CANCELLED.value)
+        if task is not None:
+            count_ended(self.connection, task, JobState.CANCELLED.value)
+        elif self._change(job_id, JobState.RUNNING, cancelling=True) is None:
+            self._check(job_id, JobState.CANCELLED)
 
-    def report(self, job_id: str, progress: float) -> None:
-        """Record progress, and keep the lease."""
-        now = now_us()
-        self._set(job_id, progress=progress, lease_until=now + LEASE_US, updated_at=now)
+    def retry(self, job_id: str) -> None:
+        """Queue a job again that failed or was cancelled, with all its attempts.
 
-    def give_back(self, job_id: str) -> None:
-        """Queue a job again whose runner has to stop; the attempt does not count."""
-        self._set(
-            job_id,
-            state=JobState.QUEUED.value,
-            attempts=jobs.c.attempts - 1,
-            lease_owner=None,
-            lease_until=None,
-            updated_at=now_us(),
-        )
-
-    def finish(
-        self, job_id: str, state: JobState, *, result: dict[str, Any] | None = None, error: str | None = None
-    ) -> None:
-        """Record how a job ended."""
-        progress = {"progress": 1.0} if state is JobState.DONE else {}
-        self._set(
-            job_id,
-            state=state.value,
-            result=result,
-            error=error,
-            lease_owner=None,
-            lease_until=None,
-            updated_at=now_us(),
-            **progress,
-        )
+        Raises :class:`Conflict` if it is done or running.
+        """
+        anew = {"attempts": 0, "progress": 0.0, "error": None, "cancelling": False, "run_after": now_us()}
+        over = self._change(job_id, JobState.FAILED, JobState.CANCELLED, state=JobState.QUEUED.value, **anew)
+        if over is None:
+            self._check(job_id, JobState.QUEUED)
 
     def unfinished(self) -> int:
         """Return how many jobs a user asked for wait or run; notes are the engine's own affair."""
@@ -158,12 +144,24 @@ class JobRepository(ScopedRepository):
         statement = self._select(jobs, func.count()).where(waits, jobs.c.task != NOTES)
         return int(self.connection.scalar(statement) or 0)
 
+    def remove(self, job_ids: Sequence[str]) -> None:
+        """Remove some jobs."""
+        self.connection.execute(self._delete(jobs).where(jobs.c.id.in_(job_ids)))
+
     def clear(self) -> int:
         """Remove every job; return how many."""
         return int(self.connection.execute(self._delete(jobs)).rowcount)
 
-    def _set(self, job_id: str, **values: Any) -> None:
-        self.connection.execute(self._update(jobs).where(jobs.c.id == job_id).values(**values))
+    def _change(self, job_id: str, *states: JobState, **values: Any) -> str | None:
+        """Write values into a job that is in one of these states; return its task, ``None`` if it is in none."""
+        one = self._update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_([state.value for state in states]))
+        task: str | None = self.connection.scalar(one.values(updated_at=now_us(), **values).returning(jobs.c.task))
+        return task
+
+    def _check(self, job_id: str, fine: JobState) -> None:
+        state = self.connection.scalar(self._select(jobs, jobs.c.state).where(jobs.c.id == job_id))
+        if state not in (None, fine.value):
+            raise Conflict(f"job {job_id!r} is {state}")
 
 
 def _job(row: Row[Any], user_id: str) -> Job:
@@ -176,6 +174,9 @@ def _job(row: Row[Any], user_id: str) -> Job:
         result=row.result,
         error=row.error,
         attempts=row.attempts,
+        priority=row.priority,
+        cancelling=row.cancelling,
+        run_after=from_us(row.run_after),
         created_at=from_us(row.created_at),
         updated_at=from_us(row.updated_at),
     )

@@ -89,6 +89,14 @@ def read(connection: Connection, namespace_id: int) -> Namespace:
     return Namespace(**row)
 
 
+def tenant_of(connection: Connection, namespace_id: int) -> str:
+    """Return whose namespace this is."""
+    return str(connection.scalar(_TENANT, {"number": namespace_id}))
+
+
+_TENANT = select(namespaces.c.tenant).where(namespaces.c.id == bindparam("number"))
+
+
 def count_memories(connection: Connection, namespace_id: int, change: int) -> None:
     """Add ``change`` to the namespace's number of live memories."""
     connection.execute(

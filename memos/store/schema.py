@@ -252,11 +252,14 @@ outbox = Table(
     Index("ix_outbox_namespace_id_revision", "namespace_id", "revision"),
 )
 
+#: ``tenant`` is that of the namespace, for the index that finds whose turn it is. ``cancelling`` asks a job's runner to
+#: end it. A job of a higher ``priority`` runs sooner; none runs before ``run_after``.
 jobs = Table(
     "jobs",
     metadata,
     Column("id", ID, primary_key=True),
     _namespace(),
+    Column("tenant", NAME, nullable=False, server_default=text("''")),
     Column("task", String(64), nullable=False),
     Column("state", String(16), nullable=False),
     Column("payload", Json, nullable=False),
@@ -269,9 +272,21 @@ jobs = Table(
     Column("run_after", BigInteger, nullable=False),
     Column("lease_owner", String(128)),
     Column("lease_until", BigInteger),
+    Column("cancelling", Boolean, nullable=False, server_default=text("false")),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
-    Index("ix_jobs_state_run_after", "state", "run_after"),
+    Index("ix_jobs_namespace_id_state_task", "namespace_id", "state", "task"),
+)
+#: No index begins with ``run_after``: SQLite would sort all jobs that are due to find the first of a tenant.
+Index("ix_jobs_turns", jobs.c.state, jobs.c.tenant, jobs.c.priority.desc(), jobs.c.id, jobs.c.run_after)
+
+#: How many jobs ended how, in all processes and ever: the rows of the jobs themselves go in time.
+job_totals = Table(
+    "job_totals",
+    metadata,
+    Column("task", String(64), primary_key=True),
+    Column("state", String(16), primary_key=True),
+    Column("count", BigInteger, nullable=False),
 )
 
 #: Who did what to which cube; never content.

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Connection,
     CursorResult,
     Delete,
+    Executable,
     Select,
     Table,
     Update,
@@ -47,10 +48,15 @@ class ScopedRepository:
     @staticmethod
     def _prepared(table: Table, *columns: ColumnElement[Any]) -> Select[Any]:
         """Return the same to be built once, for statements of a hot path: :meth:`_run` gives it the namespace."""
-        return select(*columns or (table,)).where(table.c.namespace_id == bindparam("namespace_id"))
+        return select(*columns or (table,)).where(table.c.namespace_id == bindparam("of_namespace"))
 
-    def _run(self, prepared: Select[Any], **values: Any) -> CursorResult[Any]:
-        return self.connection.execute(prepared, {"namespace_id": self.namespace_id, **values})
+    @staticmethod
+    def _prepared_update(table: Table) -> Update:
+        """Return the same as :meth:`_update`; values are bound under names that no column has."""
+        return update(table).where(table.c.namespace_id == bindparam("of_namespace"))
+
+    def _run(self, prepared: Executable, **values: Any) -> CursorResult[Any]:
+        return self.connection.execute(prepared, {"of_namespace": self.namespace_id, **values})
 
     def _insert(self, table: Table, rows: list[dict[str, Any]]) -> None:
         if rows:
@@ -142,17 +148,103 @@ def totals(connection: Connection) -> tuple[dict[str, int], dict[str, int]]:
     return counted, {row[0]: int(row[1]) for row in states}
 
 
+def queued_jobs(connection: Connection) -> dict[str, int]:
+    """Return how many jobs wait, by task."""
+    waiting = select(jobs.c.task, func.count()).where(jobs.c.state == "queued").group_by(jobs.c.task)
+    return {row[0]: int(row[1]) for row in connection.execute(waiting)}
+
+
 def unfinished_jobs(connection: Connection, tasks: Collection[str] | None = None) -> list[tuple[Scope, str]]:
-    """Return whose job (of some tasks, if given) waits or was running, oldest first: what a new process looks at."""
-    statement = (
-        select(namespaces.c.tenant, namespaces.c.user_id, jobs.c.id)
-        .join_from(jobs, namespaces, jobs.c.namespace_id == namespaces.c.id)
-        .where(jobs.c.state.in_(("queued", "running")))
-        .order_by(jobs.c.id)
-    )
+    """Return whose job (of some tasks, if given) waits or is running, oldest first."""
+    statement = _WHOSE.where(jobs.c.state.in_(("queued", "running"))).order_by(jobs.c.id)
     if tasks is not None:
         statement = statement.where(jobs.c.task.in_(tasks))
-    return [(Scope(tenant=row.tenant, user_id=row.user_id), row.id) for row in connection.execute(statement)]
+    return [_owned(row) for row in connection.execute(statement)]
+
+
+_WHOSE = select(namespaces.c.tenant, namespaces.c.user_id, jobs.c.id).join_from(
+    jobs, namespaces, jobs.c.namespace_id == namespaces.c.id
+)
+_DUE = (
+    jobs.c.state == "queued",
+    jobs.c.run_after <= bindparam("now"),
+    jobs.c.task.in_(bindparam("tasks", expanding=True)),
+)
+
+
+def _owned(row: Any) -> tuple[Scope, str]:
+    return Scope(tenant=row.tenant, user_id=row.user_id), row.id
+
+
+def _turns() -> Select[Any]:
+    """Return tenants with a due job in the order of their turns.
+
+    Jobs themselves say who waits: the index is jumped through from tenant to tenant, so that a thousand jobs of one
+    cost no more than one.
+    """
+    queued = select(func.min(jobs.c.tenant).label("tenant")).where(jobs.c.state == "queued")
+    waiting = queued.cte("waiting", recursive=True)
+    following = queued.where(jobs.c.tenant > waiting.c.tenant).correlate(waiting).scalar_subquery()
+    waiting = waiting.union_all(select(following).where(waiting.c.tenant.is_not(None)))
+    own = jobs.c.tenant == waiting.c.tenant
+    running = select(func.count()).where(jobs.c.state == "running", own).scalar_subquery()
+    due = select(jobs.c.id).where(own, *_DUE).exists()
+    order = (running, waiting.c.tenant <= bindparam("after"), waiting.c.tenant)
+    return select(waiting.c.tenant).where(waiting.c.tenant.is_not(None), due).order_by(*order).limit(TENANTS)
+
+
+#: Tenants that a search for a job looks at; what is due of these many may be locked by others.
+TENANTS = 16
+_TURNS = _turns()
+_NEXT = (
+    _WHOSE.add_columns(jobs.c.namespace_id)
+    .where(jobs.c.tenant == bindparam("tenant"), *_DUE)
+    .order_by(jobs.c.priority.desc(), jobs.c.id)
+    .limit(1)
+    .with_for_update(of=jobs, skip_locked=True)
+)
+
+
+def next_job(connection: Connection, tasks: Collection[str], after: str) -> tuple[Scope, str, int] | None:
+    """Return whose job is to be run next, its id and the number of its namespace, and lock it until the commit.
+
+    It is one of the tenant with the fewest jobs running; among those with equally many it goes round, beginning behind
+    the tenant ``after``. Of a tenant's jobs that of the highest priority comes first, of these the oldest.
+    """
+    wanted = {"now": now_us(), "tasks": list(tasks)}
+    for tenant in connection.scalars(_TURNS, {**wanted, "after": after}).all():
+        row = connection.execute(_NEXT, {**wanted, "tenant": tenant}).first()
+        if row is not None:
+            return *_owned(row), row.namespace_id
+    return None
+
+
+def due_jobs(connection: Connection, tasks: Collection[str], most: int) -> list[tuple[Scope, str]]:
+    """Return whose job could be run now, those first that could for longest."""
+    statement = _WHOSE.where(*_DUE).order_by(jobs.c.run_after).limit(most)
+    return [_owned(row) for row in connection.execute(statement, {"now": now_us(), "tasks": list(tasks)})]
+
+
+def next_due(connection: Connection, tasks: Collection[str]) -> int | None:
+    """Return when (microseconds) the first job that waits may be run, or the first lease ends; ``None`` without any."""
+    mine = jobs.c.task.in_(list(tasks))
+    waiting = select(func.min(jobs.c.run_after)).where(jobs.c.state == "queued", mine)
+    running = select(func.min(jobs.c.lease_until)).where(jobs.c.state == "running", mine)
+    times = (connection.scalar(waiting), connection.scalar(running))
+    return min((time for time in times if time is not None), default=None)
+
+
+def abandoned_jobs(connection: Connection, tasks: Collection[str], before: int) -> list[tuple[int, str]]:
+    """Return namespace and id of every job that is running under a lease which ended before a time (microseconds)."""
+    running = select(jobs.c.namespace_id, jobs.c.id).where(jobs.c.state == "running", jobs.c.lease_until < before)
+    return [(row[0], row[1]) for row in connection.execute(running.where(jobs.c.task.in_(list(tasks))))]
+
+
+def old_jobs(connection: Connection, before: int, most: int = IN_CHUNK) -> list[tuple[int, str]]:
+    """Return namespace and id of jobs that were done or cancelled before a time (microseconds)."""
+    over = jobs.c.state.in_(("done", "cancelled")) & (jobs.c.updated_at < before)
+    statement = select(jobs.c.namespace_id, jobs.c.id).where(over).limit(most)
+    return [(row[0], row[1]) for row in connection.execute(statement)]
 
 
 def activation_keys(connection: Connection) -> set[str]:

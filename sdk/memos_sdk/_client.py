@@ -262,6 +262,26 @@ class Memory:
         """Return how a job stands."""
         return self._call(operations.job(job_id))
 
+    def jobs(
+        self, *, user_id: str | None = None, state: str | None = None, limit: int = 100, after: str | None = None
+    ) -> builtins.list[Job]:
+        """Return up to ``limit`` of a user's jobs (in one ``state``, if given), newest first.
+
+        ``after`` is the last id of the page before. What failed for good stays in the state ``failed``.
+        """
+        return self._call(operations.jobs(user_id, state, limit, after))
+
+    def cancel(self, job: Job | str) -> Job:
+        """Cancel a job: at once if it waits, at its next report of progress if it is running. Nothing of it is kept.
+
+        Raises ``Conflict`` if it is done or failed.
+        """
+        return self._call(operations.cancel(job))
+
+    def retry(self, job: Job | str) -> Job:
+        """Queue a job again that failed or was cancelled. Raises ``Conflict`` if it is running or done."""
+        return self._call(operations.retry(job))
+
     def wait(self, job: Job | str, *, timeout: float | None = None) -> Job:
         """Return a job once it is over or, after ``timeout`` seconds, as it stands then."""
         return self._waited(operations.job(job), timeout)
@@ -631,6 +651,26 @@ class AsyncMemory:
     async def job(self, job_id: str) -> Job:
         """Return how a job stands."""
         return await self._call(operations.job(job_id))
+
+    async def jobs(
+        self, *, user_id: str | None = None, state: str | None = None, limit: int = 100, after: str | None = None
+    ) -> builtins.list[Job]:
+        """Return up to ``limit`` of a user's jobs (in one ``state``, if given), newest first.
+
+        ``after`` is the last id of the page before. What failed for good stays in the state ``failed``.
+        """
+        return await self._call(operations.jobs(user_id, state, limit, after))
+
+    async def cancel(self, job: Job | str) -> Job:
+        """Cancel a job: at once if it waits, at its next report of progress if it is running. Nothing of it is kept.
+
+        Raises ``Conflict`` if it is done or failed.
+        """
+        return await self._call(operations.cancel(job))
+
+    async def retry(self, job: Job | str) -> Job:
+        """Queue a job again that failed or was cancelled. Raises ``Conflict`` if it is running or done."""
+        return await self._call(operations.retry(job))
 
     async def wait(self, job: Job | str, *, timeout: float | None = None) -> Job:
         """Return a job once it is over or, after ``timeout`` seconds, as it stands then."""

@@ -66,6 +66,7 @@ _cubes = TypeAdapter(list[MemCube]).validate_python
 _versions = TypeAdapter(list[CubeVersion]).validate_python
 _moves = TypeAdapter(list[Move]).validate_python
 _adapters = TypeAdapter(list[AdapterInfo]).validate_python
+_jobs = TypeAdapter(list[Job]).validate_python
 _links = TypeAdapter(list[Link]).validate_python
 
 
@@ -213,7 +214,22 @@ def demote(cube_id: str, user_id: str | None) -> Operation[DeletionReceipt]:
 
 def job(job_id: str | Job) -> Operation[Job]:
     """Return the call behind ``Memory.job`` and ``Memory.wait``."""
-    return Operation("job", {"id": job_id.id if isinstance(job_id, Job) else job_id}, Job.model_validate)
+    return Operation("job", {"id": _id_of(job_id)}, Job.model_validate)
+
+
+def jobs(user_id: str | None, state: str | None, limit: int, after: str | None) -> Operation[list[Job]]:
+    """Return the call behind ``Memory.jobs``."""
+    return Operation("jobs", {"user_id": user_id, "state": state, "limit": limit, "after": after}, _jobs)
+
+
+def cancel(job_id: str | Job) -> Operation[Job]:
+    """Return the call behind ``Memory.cancel``."""
+    return Operation("cancel", {"id": _id_of(job_id)}, Job.model_validate)
+
+
+def retry(job_id: str | Job) -> Operation[Job]:
+    """Return the call behind ``Memory.retry``."""
+    return Operation("retry", {"id": _id_of(job_id)}, Job.model_validate)
 
 
 def plan(user_id: str | None, dry_run: bool) -> Operation[list[Move]]:
@@ -291,6 +307,10 @@ def import_(
 def stats(user_id: str | None) -> Operation[Statistics]:
     """Return the call behind ``Memory.stats``."""
     return Operation("stats", {"user_id": user_id}, Statistics.model_validate)
+
+
+def _id_of(job_id: str | Job) -> str:
+    return job_id.id if isinstance(job_id, Job) else job_id
 
 
 def _scope(user_id: str | None, agent_id: str | None, run_id: str | None) -> dict[str, str | None]:

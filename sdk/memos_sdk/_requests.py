@@ -141,6 +141,18 @@ def _moves_of(answer: Any) -> Any:
     return answer["moves"]
 
 
+def _jobs(payload: Payload) -> Request:
+    return _read("GET", "/v1/jobs", query=payload, read=lambda answer: answer["jobs"])
+
+
+def _cancel(payload: Payload) -> Request:
+    return _write("POST", f"/v1/jobs/{_id(payload['id'], 'no job {!r} here')}/cancel")
+
+
+def _retry(payload: Payload) -> Request:
+    return _write("POST", f"/v1/jobs/{_id(payload['id'], 'no job {!r} here')}/retry")
+
+
 def _adapters(payload: Payload) -> Request:
     return _read("GET", "/v1/adapters", query=_user(payload), read=lambda answer: answer["adapters"])
 
@@ -236,6 +248,9 @@ _OPERATIONS: dict[str, Callable[[Payload], Request]] = {
     "plan": _plan,
     "moves": _moves,
     "undo": _undo,
+    "jobs": _jobs,
+    "cancel": _cancel,
+    "retry": _retry,
     "adapters": _adapters,
     "adapter": _adapter,
     "export_adapter": _export_adapter,

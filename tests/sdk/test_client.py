@@ -28,8 +28,15 @@ CONTRACT = {
     "export",
     "import_",
     "stats",
+    "job",
+    "jobs",
+    "cancel",
+    "retry",
+    "wait",
     "close",
 }
+#: These take an id, or no argument at all.
+OF_NOBODY = {"get", "history", "links", "update", "forget", "job", "cancel", "retry", "wait", "close"}
 
 
 def public(kind: type) -> dict[str, object]:
@@ -62,7 +69,7 @@ def test_options_are_keywords(name: str) -> None:
     assert len(positional) <= 1
 
 
-@pytest.mark.parametrize("name", sorted(CONTRACT - {"get", "history", "links", "update", "forget", "close"}))
+@pytest.mark.parametrize("name", sorted(CONTRACT - OF_NOBODY))
 def test_user_may_be_omitted(name: str) -> None:
     assert inspect.signature(getattr(Memory, name)).parameters["user_id"].default is None
 

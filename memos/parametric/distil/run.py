@@ -20,7 +20,7 @@ from memos.parametric.distil.student import Student
 from memos.parametric.distil.trainer import Trainer
 from memos.parametric.distil.twin import Twin
 from memos.runtime.host import Serving
-from memos.schedule.executor import Report
+from memos.schedule.task import Report
 
 #: How much of the reported progress is training; the gate has the rest.
 TRAINING = 0.9

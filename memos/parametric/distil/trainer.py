@@ -28,7 +28,7 @@ from memos.parametric.distil.student import Student
 from memos.parametric.distil.syllabus import Syllabus
 from memos.parametric.distil.targets import Targets, joined, taught_targets
 from memos.parametric.distil.trie import pack
-from memos.schedule.executor import Interrupted, Report
+from memos.schedule.task import Interrupted, Report
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from memos.plaintext.notes.member import Draft
 from memos.plaintext.notes.neighbourhood import Acquaintances, drafts_of
 from memos.plaintext.notes.plan import Plan, plan_of
 from memos.plaintext.notes.scribe import Scribe
-from memos.schedule.executor import Report
+from memos.schedule.task import Report
 from memos.store import namespaces
 from memos.store.database import Database
 from memos.store.derived import Gone

@@ -16,7 +16,7 @@ from memos.engine import MemoryOS
 from memos.errors import InvalidInput, NotFound, PromptTooLong
 from memos.llm.messages import ChatReply
 from memos.runtime.host import ModelHost
-from memos.schedule.executor import Report
+from memos.schedule.task import Report
 from memos.store.jobs import FINAL, Job, JobState
 
 pytestmark = pytest.mark.timeout(300)  # the first test loads the model

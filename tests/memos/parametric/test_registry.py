@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +24,9 @@ from memos.parametric.cartridge import TrainedCartridge
 from memos.parametric.checks import Frame, check
 from memos.parametric.peft_folder import write_folder
 from memos.runtime.host import ModelHost
-from memos.schedule.executor import Report
+from memos.schedule.task import Report
 from memos.store import namespaces
-from memos.store.jobs import Job, JobRepository
+from memos.store.leases import LeaseRepository
 from memos.store.scoped import unfinished_jobs
 
 pytestmark = pytest.mark.timeout(300)  # the first one loads the model
@@ -48,9 +49,9 @@ def waiting(engine: MemoryOS) -> list[tuple[str, dict[str, Any]]]:
         found = []
         for scope, job_id in unfinished_jobs(connection):
             namespace = namespaces.open_for_write(connection, scope)
-            taken = JobRepository(connection, namespace.id).take(job_id, "test")
-            assert taken is not None
-            found.append(taken)
+            lease = LeaseRepository(connection, namespace.id).take(scope, job_id)
+            assert lease is not None
+            found.append((lease.task, dict(lease.payload)))
     return found
 
 
@@ -534,14 +535,13 @@ class Trainer:
         return {"cube_id": cube_id, "made": True}
 
 
-def over(engine: MemoryOS) -> list[Job]:
-    """Wait until every job is over, and return the jobs there were."""
-    with engine.database.read() as connection:
-        found = [job_id for _, job_id in unfinished_jobs(connection)]
-    engine._jobs._waiting.put(None)
-    if (thread := engine._jobs._thread) is not None:
-        thread.join()
-    return [engine.job("default", job_id) for job_id in found]
+def over(engine: MemoryOS) -> None:
+    """Wait until every job is over."""
+    left = True
+    while left:
+        time.sleep(0.01)
+        with engine.database.read() as connection:
+            left = bool(unfinished_jobs(connection))
 
 
 def test_forgetting_trains_again_without_the_note(

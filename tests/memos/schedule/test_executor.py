@@ -12,10 +12,12 @@ import pytest
 
 from memos.cube import Scope
 from memos.errors import StoreFull
-from memos.schedule.executor import Executor, Report, Task
+from memos.schedule.executor import Executor
+from memos.schedule.task import Report, Task
 from memos.store import namespaces
 from memos.store.database import Database
 from memos.store.jobs import Job, JobRepository, JobState
+from memos.store.leases import LeaseRepository
 
 SCOPE = Scope()
 
@@ -101,40 +103,21 @@ def test_stopped_job_goes_back_and_runs_at_the_next_start(database: Database) ->
     assert (waiting.state, waiting.attempts) == (JobState.QUEUED, 0)
 
     second = running(database, lambda scope, payload, report: {"by": "second"})
-    second.recover()
+    second.start()
     assert finished(database, job_id).result == {"by": "second"}
     second.stop()
 
 
 def test_job_of_a_dead_process_is_taken_up(database: Database) -> None:
-    """The embedded store has one process: what it had leased before a crash is its own."""
+    """The embedded store has one process: what was running before a crash is nobody's, whatever its lease."""
     job_id = queued(database)
     with database.write() as connection:
         namespace = namespaces.open_for_write(connection, SCOPE)
-        assert JobRepository(connection, namespace.id).take(job_id, "embedded") == ("work", {})
+        assert LeaseRepository(connection, namespace.id).take(SCOPE, job_id) is not None
     executor = running(database, lambda scope, payload, report: {})
-    executor.recover()
+    executor.start()
     assert finished(database, job_id).attempts == 2
     executor.stop()
-
-
-def test_job_that_kills_its_runner_is_given_up(database: Database) -> None:
-    job_id = queued(database)
-    for _ in range(4):
-        with database.write() as connection:
-            namespace = namespaces.open_for_write(connection, SCOPE)
-            JobRepository(connection, namespace.id).take(job_id, "embedded")
-    job = read(database, job_id)
-    assert (job.state, job.error) == (JobState.FAILED, "given up after 3 attempts")
-
-
-def test_leased_job_is_left_to_its_runner(database: Database) -> None:
-    job_id = queued(database)
-    with database.write() as connection:
-        namespace = namespaces.open_for_write(connection, SCOPE)
-        jobs = JobRepository(connection, namespace.id)
-        assert jobs.take(job_id, "one") is not None
-        assert jobs.take(job_id, "another") is None
 
 
 def test_job_of_a_forgotten_user_ends_quietly(database: Database) -> None:

@@ -22,7 +22,7 @@ from memos.parametric.distil.facts import Fact
 from memos.parametric.distil.gate import GateReport, examine
 from memos.parametric.promotion import grouped
 from memos.runtime.host import ModelHost, Serving
-from memos.schedule.executor import Interrupted
+from memos.schedule.task import Cancelled, Halt, Interrupted
 
 SCOPE = Scope(user_id="u")
 FACTS = ("Ilse Brand's locker code is 4471.", "Tomo Reyes lives in Tarnwick.")
@@ -57,12 +57,12 @@ def files(engine: MemoryOS) -> list[str]:
     return [path.name for path in found if path.is_file() and path.suffix == ".safetensors"]
 
 
-def stop_at(share: float) -> Any:
-    """Stand for a process that ends in the middle."""
+def stop_at(share: float, halt: type[Halt] = Interrupted) -> Any:
+    """Stand for a process that ends in the middle, or for a job that is cancelled there."""
 
     def report(done: float) -> None:
         if done >= share:
-            raise Interrupted
+            raise halt
 
     return report
 
@@ -152,6 +152,18 @@ def test_stopped_training_goes_on_and_ends_the_same(engine: MemoryOS, facts: lis
     assert whole.gate is not None
     assert again.gate["log_likelihood"] == whole.gate["log_likelihood"]
     assert files(engine) == []
+
+
+def test_nothing_stays_of_what_is_cancelled(engine: MemoryOS, lenient: list[int]) -> None:
+    """Neither checkpoint nor report nor adapter; what that had taken the place of is served again."""
+    notes = engine.store_many(SCOPE, [{"text": text} for text in (*FACTS, "Ada Finch's dog is a beagle.")])
+    before = run(engine, notes, facts=1)["cube_ids"]
+    lenient.append(4)
+    with pytest.raises(Cancelled):
+        run(engine, notes, stop_at(0.9, Cancelled), facts=1, epochs=3)
+    states = {info.cube_id: info.state for info in engine.adapters(SCOPE)}
+    assert states == dict.fromkeys(before, "published")
+    assert len(files(engine)) == 3
 
 
 def test_forgetting_a_memory_takes_the_checkpoint_with_it(engine: MemoryOS, facts: list[MemCube]) -> None:

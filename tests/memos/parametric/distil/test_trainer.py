@@ -19,7 +19,7 @@ from memos.parametric.distil.recipe import Recipe
 from memos.parametric.distil.run import student_of
 from memos.parametric.distil.trainer import Trainer
 from memos.runtime.host import Serving
-from memos.schedule.executor import Interrupted
+from memos.schedule.task import Interrupted
 
 Train = Callable[..., tuple[str, Progress]]
 

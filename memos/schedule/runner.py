@@ -1,0 +1,129 @@
+"""One job after another: claim -> run -> record. Every executor runs its jobs with this.
+
+A job whose process stops goes back to the queue; one whose process dies is run again when its lease ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Concatenate, ParamSpec, TypeVar
+
+from memos.clock import now_us
+from memos.errors import MemosError
+from memos.schedule.heart import Heart
+from memos.schedule.retry import MAY_PASS, delay_us
+from memos.schedule.task import Cancelled, Interrupted, Superseded, Task
+from memos.store.database import Database
+from memos.store.jobs import JobState
+from memos.store.leases import LEASE_US, Lease, LeaseRepository, Standing, claim
+from memos.store.scoped import abandoned_jobs, next_due
+
+P = ParamSpec("P")
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+class Runner:
+    """Runs jobs of some tasks in the threads that call it, of any number of them.
+
+    What is written here need not be lasting: a job whose record is lost in a power cut is run again.
+    """
+
+    def __init__(self, database: Database, tasks: Mapping[str, Task], lease_us: int = LEASE_US) -> None:
+        self._database = database
+        self._tasks = tasks
+        self._lease_us = lease_us
+        self._heart = Heart(database, lease_us)
+        self._stopping = threading.Event()
+        self._served = ""
+
+    def run_next(self) -> bool:
+        """Run the job whose turn it is to its end; return whether there was one.
+
+        Raises :class:`StoreError` if the store cannot be reached; the job is found again then, now or when its lease
+        ends. What a task raises by mistake is raised, once it is recorded.
+        """
+        lease = None if self._stopping.is_set() else self._claim()
+        if lease is not None:
+            self._run(lease)
+        return lease is not None
+
+    def release(self, *, everything: bool = False) -> None:
+        """Queue again what was left by runners that died; ``everything`` is for a process that knows it is alone."""
+        before = 1 << 62 if everything else now_us()
+        with self._database.read() as connection:
+            abandoned = abandoned_jobs(connection, self._tasks.keys(), before)
+        for namespace_id, job_id in abandoned:
+            with self._database.write(lasting=False) as connection:
+                LeaseRepository(connection, namespace_id).release(job_id, before)
+
+    def due_in(self) -> float | None:
+        """Return the seconds until the next job may be run, or its runner be given up; ``None`` if there is none."""
+        with self._database.read() as connection:
+            due = next_due(connection, self._tasks.keys())
+        return None if due is None else max(0.0, (due - now_us()) / 1e6)
+
+    def stop(self) -> None:
+        """Give jobs that are running back to the queue at their next report, and begin none any more."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """Let go of the leases, once nothing is running any more."""
+        self.stop()
+        self._heart.stop()
+
+    # ------------------------------------------------------------ inside
+
+    def _claim(self) -> Lease | None:
+        with self._database.write(lasting=False) as connection:
+            lease = claim(connection, self._tasks.keys(), self._served, self._lease_us)
+        if lease is not None:
+            self._served = lease.scope.tenant
+        return lease
+
+    def _run(self, lease: Lease) -> None:
+        try:
+            with self._heart.beating(lease):
+                result = self._tasks[lease.task](lease.scope, lease.payload, partial(self._report, lease))
+        except Interrupted:
+            self._record(lease, LeaseRepository.give_back)
+        except Cancelled:
+            self._record(lease, LeaseRepository.end, JobState.CANCELLED)
+        except Superseded:
+            logger.warning("job %s was left to another runner: its lease ended here", lease.job_id)
+        except MemosError as error:
+            self._failed(lease, error)
+        except BaseException:
+            self._record(lease, LeaseRepository.end, JobState.FAILED, error="internal-error: see the log")
+            raise
+        else:
+            self._record(lease, LeaseRepository.end, JobState.DONE, result=result)
+
+    def _failed(self, lease: Lease, error: MemosError) -> None:
+        message = f"{error.code}: {error.message}"
+        if isinstance(error, MAY_PASS) and lease.attempt < lease.most:
+            self._record(lease, LeaseRepository.put_off, delay_us(lease.attempt), message)
+        else:
+            self._record(lease, LeaseRepository.end, JobState.FAILED, error=message)
+
+    def _report(self, lease: Lease, progress: float) -> None:
+        if self._stopping.is_set():
+            raise Interrupted
+        standing = self._record(lease, LeaseRepository.keep, progress, self._lease_us)
+        if standing is Standing.CANCELLED:
+            raise Cancelled
+        if standing is Standing.LOST:
+            raise Superseded
+
+    def _record(
+        self,
+        lease: Lease,
+        change: Callable[Concatenate[LeaseRepository, Lease, P], T],
+        *args: P.args,
+        **values: P.kwargs,
+    ) -> T:
+        with self._database.write(lasting=False) as connection:
+            return change(LeaseRepository(connection, lease.namespace_id), lease, *args, **values)

@@ -34,7 +34,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 WORKDIR /source
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint constraints.txt ./sdk ".[server,traces]"
+    pip install --constraint constraints.txt ./sdk ".[server,traces,workers]"
 
 # --------------------------------------------------------------------------------------------------
 # What runs: no compiler, no root, nothing to write but two folders.

@@ -48,7 +48,8 @@ class Executor:
         """Take up what earlier processes, or others now, left unfinished."""
         if self._alone:
             self._runner.release(everything=True)
-        if not self._alone or self._upkeep is not None or self._runner.due_in() is not None:
+        waits = self._upkeep is not None or self._runner.due(1) or self._runner.due_in() is not None
+        if waits or not self._alone:
             self._start()
 
     def submit(self, scope: Scope, job_id: str) -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Concatenate, ParamSpec, TypeVar
 
 from memos.clock import now_us
+from memos.cube import Scope
 from memos.errors import MemosError
 from memos.schedule.heart import Heart
 from memos.schedule.retry import MAY_PASS, delay_us
@@ -19,7 +20,7 @@ from memos.schedule.task import Cancelled, Interrupted, Superseded, Task
 from memos.store.database import Database
 from memos.store.jobs import JobState
 from memos.store.leases import LEASE_US, Lease, LeaseRepository, Standing, claim
-from memos.store.scoped import abandoned_jobs, next_due
+from memos.store.scoped import abandoned_jobs, due_jobs, next_due
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,8 +61,13 @@ class Runner:
             with self._database.write(lasting=False) as connection:
                 LeaseRepository(connection, namespace_id).release(job_id, before)
 
+    def due(self, most: int) -> list[tuple[Scope, str]]:
+        """Return whose job could be run now, ``most`` at most."""
+        with self._database.read() as connection:
+            return due_jobs(connection, self._tasks.keys(), most)
+
     def due_in(self) -> float | None:
-        """Return the seconds until the next job may be run, or its runner be given up; ``None`` if there is none."""
+        """Return the seconds until a job that is put off may be run, or a lease ends; ``None`` if there is none."""
         with self._database.read() as connection:
             due = next_due(connection, self._tasks.keys())
         return None if due is None else max(0.0, (due - now_us()) / 1e6)

@@ -205,7 +205,9 @@ def _begin_sqlite(connection: Connection) -> None:
     if waits_for is None:
         connection.exec_driver_sql("BEGIN")
         return
-    connection.exec_driver_sql(f"PRAGMA synchronous={waits_for}")
+    if connection.info.get(WRITE, FULL) != waits_for:  # which cannot be changed within a transaction
+        connection.exec_driver_sql(f"PRAGMA synchronous={waits_for}")
+        connection.info[WRITE] = waits_for
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 

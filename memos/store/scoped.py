@@ -165,10 +165,19 @@ def unfinished_jobs(connection: Connection, tasks: Collection[str] | None = None
 _WHOSE = select(namespaces.c.tenant, namespaces.c.user_id, jobs.c.id).join_from(
     jobs, namespaces, jobs.c.namespace_id == namespaces.c.id
 )
+#: Tasks of which a namespace has one job running at a time: when one ends, all that waited is done.
+ONE_AT_A_TIME = ("notes",)
+_OTHER = jobs.alias("other")
+_OCCUPIED = jobs.c.task.in_(ONE_AT_A_TIME) & (
+    select(_OTHER.c.id)
+    .where(_OTHER.c.namespace_id == jobs.c.namespace_id, _OTHER.c.state == "running", _OTHER.c.task == jobs.c.task)
+    .exists()
+)
 _DUE = (
     jobs.c.state == "queued",
     jobs.c.run_after <= bindparam("now"),
     jobs.c.task.in_(bindparam("tasks", expanding=True)),
+    ~_OCCUPIED,
 )
 
 
@@ -226,9 +235,10 @@ def due_jobs(connection: Connection, tasks: Collection[str], most: int) -> list[
 
 
 def next_due(connection: Connection, tasks: Collection[str]) -> int | None:
-    """Return when (microseconds) the first job that waits may be run, or the first lease ends; ``None`` without any."""
+    """Return when (microseconds) the first job that is put off may be run, or the first lease ends, if there is any."""
     mine = jobs.c.task.in_(list(tasks))
-    waiting = select(func.min(jobs.c.run_after)).where(jobs.c.state == "queued", mine)
+    put_off = (jobs.c.state == "queued", jobs.c.run_after > now_us())
+    waiting = select(func.min(jobs.c.run_after)).where(*put_off, mine)
     running = select(func.min(jobs.c.lease_until)).where(jobs.c.state == "running", mine)
     times = (connection.scalar(waiting), connection.scalar(running))
     return min((time for time in times if time is not None), default=None)

@@ -5,25 +5,34 @@ What runs them is a real process each time, which is killed with SIGKILL where a
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import sqlalchemy as sa
 
+from memos.config import Settings
 from memos.cube import Scope
-from memos.errors import Conflict
-from memos.schedule.celery_queue import SWEEP, CeleryQueue, make_app
+from memos.embedding.base import Embedder
+from memos.engine import MemoryOS
+from memos.errors import Conflict, InvalidInput
+from memos.schedule.celery_queue import JOBS, SWEEP, CeleryQueue, make_app
 from memos.store import namespaces
 from memos.store.database import Database
 from memos.store.job_totals import ended_jobs
 from memos.store.jobs import MAX_ATTEMPTS, Job, JobRepository, JobState
+from memos.store.leases import claim
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -315,3 +324,74 @@ def test_job_that_nobody_was_told_of_is_found(desk: Desk) -> None:
     job_id = desk.add("a")
     desk.place.look()
     desk.wait(job_id, JobState.DONE)
+
+
+def test_job_is_claimed_by_one_of_many(desk: Desk) -> None:
+    """Eight runners at once, each in a transaction of its own: the database sees to it that none is run twice."""
+    ids = {desk.add("a", scope=Scope(tenant=f"{desk.scope.tenant}-{number % 3}")) for number in range(60)}
+    with desk.place.database.write() as connection:
+        connection.execute(sa.text("UPDATE jobs SET task = 'claimed here' WHERE state = 'queued'"))
+    claimed: list[str] = []
+
+    def work() -> None:
+        while True:
+            with desk.place.database.write() as connection:
+                lease = claim(connection, ["claimed here"])
+            if lease is None:
+                return
+            claimed.append(lease.job_id)
+
+    with ThreadPoolExecutor(8) as pool:
+        for one in [pool.submit(work) for _ in range(8)]:
+            one.result()
+    assert sorted(claimed) == sorted(ids)
+
+
+# ------------------------------------------------------------ the broker
+
+
+@pytest.mark.parametrize("running", ["celery"], indirect=True)
+def test_broker_dies_and_comes_back(desk: Desk, broker: tuple[Any, str]) -> None:
+    """Redis forgets every message and is away while a job is queued; workers find it again, and the sweep the job."""
+    desk.wait(desk.submit("before"), JobState.DONE)
+    broker[0].kill()
+    while_away = desk.submit("while away")
+    broker[0].start()
+    desk.place.look()
+    desk.wait(while_away, JobState.DONE)
+    desk.wait(desk.submit("after"), JobState.DONE)
+
+
+def test_broker_that_is_not_there_fails_no_write(
+    postgres_database: str, free_port: int, tmp_path: Path, embedder: Embedder
+) -> None:
+    where = {"database_url": postgres_database, "broker_url": f"redis://127.0.0.1:{free_port}/0", "home": tmp_path}
+    with MemoryOS(Settings(notes="offline", **where), embedder) as engine:  # type: ignore[arg-type]
+        (cube,) = engine.store_many(Scope(), [{"text": "Ann adopted a cat"}])
+        (job,) = engine.jobs(Scope())
+        assert (job.task, job.state) == ("notes", "queued")
+        engine.forget("default", cube.id)
+        assert not [thread.name for thread in threading.enumerate() if thread.name in ("memos-jobs", "memos-notes")]
+
+
+def test_messages_hold_ids_and_nothing_else(
+    postgres_database: str, redis_url: str, tmp_path: Path, embedder: Embedder
+) -> None:
+    url = redis_url.removesuffix("0") + "1"
+    where = {"database_url": postgres_database, "broker_url": url, "home": tmp_path}
+    with MemoryOS(Settings(notes="offline", **where), embedder) as engine:  # type: ignore[arg-type]
+        engine.store_many(Scope(user_id="u"), [{"text": "Ann adopted a quokka"}])
+        (job,) = engine.jobs(Scope(user_id="u"))
+    with redis.Redis.from_url(url) as client:
+        (message,) = client.lrange(JOBS, 0, -1)  # type: ignore[misc]  # the client is not an asynchronous one
+        client.flushdb()
+    assert b"quokka" not in message
+    body = base64.b64decode(json.loads(message)["body"])
+    assert json.loads(body)[:2] == [["default", "u", job.id], {}]
+    assert b"quokka" not in body
+
+
+def test_broker_needs_a_database_that_workers_can_open(tmp_path: Path, embedder: Embedder) -> None:
+    with pytest.raises(InvalidInput, match="MEMOS_DATABASE_URL"):
+        MemoryOS(Settings(home=tmp_path, broker_url="redis://127.0.0.1/0"), embedder)
+    MemoryOS(Settings(home=tmp_path), embedder).close()

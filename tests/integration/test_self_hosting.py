@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -68,7 +69,7 @@ def compose(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def interpolated(value: Any, environment: Mapping[str, str]) -> Any:
-    """Fill in ``${NAME:?message}`` and ``${NAME:-default}``, for which empty is as good as unset."""
+    """Fill in ``${NAME:?message}`` and ``${NAME:-default}``, for which empty is as good as unset; ``$$`` is ``$``."""
     if isinstance(value, dict):
         return {key: interpolated(inner, environment) for key, inner in value.items()}
     if isinstance(value, list):
@@ -82,7 +83,7 @@ def interpolated(value: Any, environment: Mapping[str, str]) -> Any:
             raise ValueError(rest)
         return environment.get(name) or rest
 
-    return re.sub(r"\$\{(\w+):([-?])([^}]*)\}", fill, value)
+    return re.sub(r"\$\{(\w+):([-?])([^}]*)\}", fill, value).replace("$$", "$")
 
 
 def example() -> tuple[dict[str, str], dict[str, str]]:
@@ -157,9 +158,15 @@ def test_image_and_compose_agree() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert services["api"]["image"] == f"agent-memos:{project['version']}"
     assert services["api-gpu"]["image"] == f"agent-memos:{project['version']}-cuda"
+    for name, of in (("worker", "api"), ("worker-gpu", "api-gpu"), ("beat", "api")):
+        assert services[name]["image"] == services[of]["image"]
+        assert services[name]["environment"] == services[of]["environment"]
+        assert services[name]["volumes"] == services[of]["volumes"]
+        assert services[name]["healthcheck"], "the image's own asks for the service"
+    for name in ("api", "api-gpu", "worker", "worker-gpu", "beat"):
+        assert [file["path"] for file in services[name]["env_file"]] == [".env"]
     for name in ("api", "api-gpu"):
         assert services[name]["command"] == json.loads(image.lines("runtime", "CMD")[0])
-        assert [file["path"] for file in services[name]["env_file"]] == [".env"]
     assert services["api-gpu"]["build"]["target"] in image.bases
     mounted = [volume.partition(":")[2] for volume in services["api"]["volumes"]]
     for folder in ("MEMOS_HOME", "HF_HOME", "NUMBA_CACHE_DIR", "TRITON_CACHE_DIR"):
@@ -199,7 +206,7 @@ def test_image_is_made_of_what_the_repository_has() -> None:
 
 def test_ports_are_bound_to_loopback() -> None:
     for name, service in compose(PASSWORDS)["services"].items():
-        assert all(port.startswith("127.0.0.1:") for port in service["ports"]), name
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
 
 
 def test_prometheus_asks_the_service() -> None:
@@ -229,16 +236,8 @@ def test_health_checks_of_the_databases(own_postgres: tuple[Any, str], own_chrom
 
 def test_redis_as_it_is_configured(tmp_path: Path, free_port: int) -> None:
     """It wants the password, keeps what it is given, and its health check works."""
-    composed = compose(PASSWORDS)
-    service = composed["services"]["redis"]
-    (tmp_path / "redis.conf").write_text(composed["configs"]["redis"]["content"])
-    program, _ = service["command"]
-    options = ["--port", str(free_port), "--bind", "127.0.0.1", "--dir", str(tmp_path)]
-    kind, check = service["healthcheck"]["test"]
-    check = check.replace("redis-cli", f"{REDIS / 'redis-cli'} -p {free_port}")
-    assert kind == "CMD-SHELL"
-    with process([str(REDIS / program), str(tmp_path / "redis.conf"), *options], {}, tmp_path / "log"):
-        wait_until(lambda: subprocess.run(check, shell=True, env=service["environment"], check=False).returncode == 0)
+    service = compose(PASSWORDS)["services"]["redis"]
+    with redis_server(tmp_path, free_port) as check:
         assert subprocess.run(check, shell=True, env={}, check=False).returncode != 0
         asked = [str(REDIS / "redis-cli"), "-p", str(free_port), "config", "get", "*"]
         told = subprocess.run(asked, env=service["environment"], capture_output=True, text=True, check=True).stdout
@@ -247,17 +246,34 @@ def test_redis_as_it_is_configured(tmp_path: Path, free_port: int) -> None:
     assert settings[settings.index("maxmemory-policy") + 1] == "noeviction"
 
 
+@contextmanager
+def redis_server(folder: Path, port: int) -> Iterator[str]:
+    """Run Redis with the configuration of the file until the block ends; yield its health check."""
+    composed = compose(PASSWORDS)
+    service = composed["services"]["redis"]
+    (folder / "redis.conf").write_text(composed["configs"]["redis"]["content"])
+    program, _ = service["command"]
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
+    kind, check = service["healthcheck"]["test"]
+    check = check.replace("redis-cli", f"{REDIS / 'redis-cli'} -p {port}")
+    assert kind == "CMD-SHELL"
+    with process([str(REDIS / program), str(folder / "redis.conf"), *options], {}, folder / "redis.log"):
+        wait_until(lambda: subprocess.run(check, shell=True, env=service["environment"], check=False).returncode == 0)
+        yield check
+
+
 # ------------------------------------------------------------ the service as the file has it
 
 
 class Stack:
-    """The service of the file, with PostgreSQL and Chroma under it."""
+    """The service of the file and its workers, with PostgreSQL, Chroma and Redis under them."""
 
     def __init__(self, folder: Path, port: int, postgres: Any, chroma: Any) -> None:
         self.postgres, self.chroma, self._folder = postgres, chroma, folder
         self.url = f"http://127.0.0.1:{port}"
         self.log, self.audit = folder / "log", folder / "audit"
         self._image = Image()
+        self._redis = unused_port()
         self._here = {
             "/var/lib/memos": str(folder / "home"),
             "/var/cache/memos": str(folder / "cache"),
@@ -265,13 +281,16 @@ class Stack:
             "$PATH": os.environ["PATH"],
             "@postgres:5432": f"@127.0.0.1:{postgres.port}",
             "//chroma:8000": f"//127.0.0.1:{chroma.port}",
+            "@redis:6379": f"@127.0.0.1:{self._redis}",
             "127.0.0.1:8080": f"127.0.0.1:{port}",
         }
         self._port = str(port)
         (folder / "hook").mkdir()
         (folder / "hook" / "sitecustomize.py").write_text(AUDIT)
-        self._service = compose(PASSWORDS)["services"]["api"]
-        watching = {"PYTHONPATH": str(folder / "hook"), "AUDIT": str(self.audit)}
+        self._services = compose(PASSWORDS)["services"]
+        self._service = self._services["api"]
+        code = os.pathsep.join(filter(None, (str(folder / "hook"), os.environ.get("PYTHONPATH"))))
+        watching = {"PYTHONPATH": code, "AUDIT": str(self.audit), "HOSTNAME": socket.gethostname()}
         machine = {name: value for name, value in os.environ.items() if name.startswith(("OMP_", "OPENBLAS_"))}
         composed = {**self._image.environment, **CHOSEN, **PASSWORDS, **self._service["environment"]}
         self._environment = machine | watching | {name: self._local(value) for name, value in composed.items()}
@@ -296,6 +315,24 @@ class Stack:
             wait_until(lambda: self.run(check).returncode == 0 or serving.poll() is not None)
             assert serving.poll() is None, self.log.read_text()
             yield serving
+
+    @contextmanager
+    def working(self) -> Iterator[list[Path]]:
+        """``docker compose up redis worker beat``: run them until the block ends; yield the logs of the latter two."""
+        logs = [self._folder / f"{name}.log" for name in ("worker", "beat")]
+        kind, check = self._services["worker"]["healthcheck"]["test"]
+        assert kind == "CMD-SHELL"
+        with redis_server(self._folder, self._redis), ExitStack() as running:
+            worker, beat = (
+                running.enter_context(process(self._services[log.stem]["command"], self._environment, log))
+                for log in logs
+            )
+            wait_until(lambda: " ready." in logs[0].read_text() or worker.poll() is not None)
+            assert self.run(["sh", "-c", check]).returncode == 0, logs[0].read_text()
+            yield logs
+            for one in (worker, beat):
+                one.terminate()
+                assert one.wait(30) == 0, [log.read_text() for log in logs]
 
     def first_key(self) -> str:
         """Make a key with the command that the guide names."""
@@ -342,7 +379,7 @@ def test_life_of_the_service(stack: Stack) -> None:
     assert refused.returncode == 2
     assert "memos keys create" in refused.stderr
     key = stack.first_key()
-    with stack.up() as serving, watched(serving.pid) as peers:
+    with stack.working() as logs, stack.up() as serving, watched(serving.pid) as peers:
         assert stack.ready() == (200, "ready")
         assert httpx.get(f"{stack.url}/v1/stats").status_code == 401
         from_elsewhere = {"Host": "memory.example.org"}  # as a proxy passes it on
@@ -356,10 +393,13 @@ def test_life_of_the_service(stack: Stack) -> None:
                 serving.send_signal(signal.SIGTERM)
                 assert len(under_way.result()) == 300
         status = serving.wait(30)
+        wait_until(lambda: "memos.sweep" in logs[0].read_text())
+        assert "memos.run" in logs[0].read_text(), "the notes were written elsewhere"
     assert status == 0, stack.log.read_text()
     events = [json.loads(line)["event"] for line in stack.log.read_text().splitlines()]
     assert "Application shutdown complete." in events
-    assert not [secret for secret in (*PASSWORDS.values(), key, "Kestrel") if secret in stack.log.read_text()]
+    told = "".join(log.read_text() for log in (stack.log, *logs))
+    assert not [secret for secret in (*PASSWORDS.values(), key, "Kestrel", "bees") if secret in told]
     assert peers
     assert {peer for peer in peers if not is_here(peer)} == set()
     looked_up = stack.audit.read_text().splitlines()
@@ -568,6 +608,13 @@ def process(command: list[str], environment: Mapping[str, str], log: Path) -> It
             running.wait(30)
         finally:
             running.kill()
+
+
+def unused_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> None:

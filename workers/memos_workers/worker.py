@@ -1,16 +1,21 @@
-"""One worker process: an engine, opened by the first task, and the runner of its jobs."""
+"""One worker process: an engine, opened by the first task, and the runner of its jobs.
+
+This module stays light: beat loads it, and whoever asks how the workers are.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from memos.cube import Scope
-from memos.engine import MemoryOS
 from memos.errors import StoreError
-from memos.schedule.runner import Runner
-from memos.store.scoped import due_jobs
+
+if TYPE_CHECKING:
+    from memos.engine import MemoryOS
+    from memos.schedule.runner import Runner
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +33,11 @@ class Worker:
         self._runner: Runner | None = None
 
     def run(self) -> None:
-        """Run the job whose turn it is."""
+        """Run the job whose turn it is, and then what had to wait for just this one to end."""
         try:
-            self._running()[1].run_next()
+            _, runner = self._running()
+            if runner.run_next():
+                runner.run_next()
         except StoreError as error:
             logger.warning("a job waits: %s", error)
 
@@ -40,10 +47,9 @@ class Worker:
         Jobs of runners that died are among them, and those that were put off until now.
         """
         try:
-            engine, runner = self._running()
+            _, runner = self._running()
             runner.release()
-            with engine.database.read() as connection:
-                due = due_jobs(connection, engine.tasks.keys(), SWEPT)
+            due = runner.due(SWEPT)
         except StoreError as error:
             logger.warning("jobs wait: %s", error)
             return ()
@@ -69,6 +75,8 @@ class Worker:
             self._engine.close()
 
     def _running(self) -> tuple[MemoryOS, Runner]:
+        from memos.schedule.runner import Runner
+
         with self._opening:
             if self._engine is None or self._runner is None:
                 self._engine = self._open_engine()

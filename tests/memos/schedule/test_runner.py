@@ -22,7 +22,7 @@ from memos.schedule.upkeep import Upkeep
 from memos.store import namespaces
 from memos.store.database import Database
 from memos.store.job_totals import ended_jobs
-from memos.store.jobs import MAX_ATTEMPTS, Job, JobRepository, JobState
+from memos.store.jobs import MAX_ATTEMPTS, NOTES, Job, JobRepository, JobState
 from memos.store.leases import Lease, LeaseRepository, claim
 from memos.store.scoped import next_due
 
@@ -188,6 +188,22 @@ def test_jobs_of_other_tasks_and_put_off_ones_hide_nothing(database: Database) -
     assert claimed(database) is None
     queued(database, Scope(tenant="b"))
     assert claimed(database) == "b"
+
+
+def test_notes_of_a_namespace_are_written_by_one_at_a_time(database: Database) -> None:
+    for user, count in (("u", 2), ("v", 1)):
+        with database.write() as connection:
+            namespace = namespaces.open_for_write(connection, Scope(user_id=user))
+            for _ in range(count):
+                JobRepository(connection, namespace.id).add(NOTES, {})
+    with database.write() as connection:
+        first, second = (claim(connection, [NOTES]) for _ in range(2))
+        assert first is not None
+        assert second is not None
+        assert (first.scope.user_id, second.scope.user_id) == ("u", "v")
+        assert claim(connection, [NOTES]) is None
+        LeaseRepository(connection, first.namespace_id).end(first, JobState.DONE)
+        assert claim(connection, [NOTES]) is not None
 
 
 # ------------------------------------------------------------ upkeep

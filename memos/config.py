@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
 import platformdirs
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEFAULT_EMBEDDER = "all-MiniLM-L6-v2"
 BUNDLED_MODEL = "bundled"
 AUTO_CODEC = "auto"
 OFF, OFFLINE, LOCAL = "off", "offline", "local"
+
+
+_RECEIPT_KEY = re.compile("(?:[0-9a-f]{64})?")
 
 
 def default_home() -> Path:
@@ -93,4 +97,15 @@ class Settings(BaseSettings):
     quota_kv_bytes: int = Field(0, ge=0, description="Most KV files of one user.")
     quota_adapter_bytes: int = Field(0, ge=0, description="Most adapters of one user.")
     quota_jobs: int = Field(0, ge=0, description="Most jobs of one user that wait or run.")
+    receipt_key: SecretStr = Field(
+        SecretStr(""),
+        description="What receipts of deletion are signed with, 64 hex digits; made in `home/receipts` when unset.",
+    )
     idempotency_hours: int = Field(24, ge=1, description="How long an idempotency key is remembered.")
+
+    @field_validator("receipt_key")
+    @classmethod
+    def _check_receipt_key(cls, value: SecretStr) -> SecretStr:
+        if not _RECEIPT_KEY.fullmatch(value.get_secret_value()):
+            raise ValueError("must be 64 hex digits, as `openssl rand -hex 32` prints them")
+        return value

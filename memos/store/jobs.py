@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -10,7 +12,7 @@ from sqlalchemy import Row, and_, func, or_
 
 from memos.clock import from_us, now_us
 from memos.cube import Frozen
-from memos.ids import new_id
+from memos.ids import ids_in, new_id
 from memos.store.schema import jobs
 from memos.store.scoped import ScopedRepository
 
@@ -155,6 +157,34 @@ class JobRepository(ScopedRepository):
         waits = jobs.c.state.in_((JobState.QUEUED.value, JobState.RUNNING.value))
         statement = self._select(jobs, func.count()).where(waits, jobs.c.task != NOTES)
         return int(self.connection.scalar(statement) or 0)
+
+    def forget(self, cube_ids: Collection[str]) -> tuple[int, bool]:
+        """Take cubes out of what jobs are to do, and out of what they came to; one left without any is cancelled.
+
+        Returns how many jobs that were, and whether one of them is under way. Notes are no such job: whoever writes
+        them looks again, when it is done, at what is there still.
+        """
+        gone, changed, under_way = set(cube_ids), 0, False
+        for row in self.connection.execute(self._select(jobs)).all():
+            if gone.isdisjoint(ids_in(json.dumps([row.payload, row.result]))):
+                continue
+            left = [cube_id for cube_id in row.payload.get("ids", ()) if cube_id not in gone]
+            ends = {} if left or row.state in FINAL else {"state": JobState.CANCELLED.value}
+            self._set(row.id, payload={**row.payload, "ids": left}, result=None, **ends)
+            changed += 1
+            under_way |= row.state == JobState.RUNNING and row.task != NOTES
+        return changed, under_way
+
+    def running_since(self, before: int) -> int:
+        """Return how many jobs run, other than notes, that were queued before a moment (microseconds)."""
+        statement = self._select(jobs, func.count()).where(jobs.c.created_at < before, jobs.c.task != NOTES)
+        return self.connection.scalar(statement.where(jobs.c.state == JobState.RUNNING.value)) or 0
+
+    def naming(self, cube_ids: Collection[str]) -> int:
+        """Return how many jobs name one of some cubes in what they are to do or came to."""
+        asked = set(cube_ids)
+        rows = self.connection.execute(self._select(jobs, jobs.c.payload, jobs.c.result))
+        return sum(not asked.isdisjoint(ids_in(json.dumps([row.payload, row.result]))) for row in rows)
 
     def clear(self) -> int:
         """Remove every job; return how many."""

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Path
 from starlette.responses import StreamingResponse
 
 from memos.access import Permission
-from memos.cube import DeletionReceipt
 from memos.errors import MemosError
+from memos.receipts.receipt import DeletionReceipt
 from memos.store.jobs import FINAL, Job
 from memos.wire import Wire
 from memos_api.answers import EVENTS, Answer, EventStream, encoded

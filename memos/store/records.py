@@ -8,8 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import Row
+
 from memos.clock import now_us
 from memos.errors import IdempotencyConflict, NotFound
+from memos.ids import ids_in
 from memos.store.schema import audit, idempotency, outbox
 from memos.store.scoped import ScopedRepository
 
@@ -115,14 +118,19 @@ class Idempotency(ScopedRepository):
 
     def _naming(self, cube_ids: Collection[str]) -> list[str]:
         asked = set(cube_ids)
-        rows = self.connection.execute(
-            self._select(idempotency, idempotency.c.key, idempotency.c.cube_ids, idempotency.c.answer)
-        )
-        return [row.key for row in rows if not asked.isdisjoint((*row.cube_ids, (row.answer or {}).get("cube_id")))]
+        columns = (idempotency.c.key, idempotency.c.cube_ids, idempotency.c.answer)
+        rows = self.connection.execute(self._select(idempotency, *columns))
+        return [row.key for row in rows if not asked.isdisjoint(_named(row))]
 
     def clear(self) -> int:
         """Forget every key of the namespace; return how many."""
         return int(self.connection.execute(self._delete(idempotency)).rowcount)
+
+
+def _named(row: Row[Any]) -> set[str]:
+    """Return the memories that a request made or changed; a receipt names what is gone, which is another thing."""
+    answer = row.answer or {}
+    return set(row.cube_ids) | (set() if "receipt" in answer else ids_in(json.dumps(answer)))
 
 
 def _buried(key: str) -> str:

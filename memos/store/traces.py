@@ -12,7 +12,7 @@ from memos.store.records import Idempotency
 from memos.store.schema import activations, adapters, cubes, holds, influences, links, parents, vectors, versions
 from memos.store.scoped import IN_CHUNK, ScopedRepository
 
-#: Columns that hold the ids of cubes, by table. The outbox and the audit name what was deleted, and stay.
+#: Columns that hold the ids of cubes, by table. The outbox, the audit and the registry of exports name what is gone.
 _NAMES: dict[str, tuple[ColumnElement[str], ...]] = {
     "cubes": (cubes.c.id,),
     "versions": (versions.c.cube_id,),

@@ -124,7 +124,7 @@ class MemoryOS:
         self._receipt_keys = ReceiptKeys(self.settings)
         self._forgetter = Forgetter(self.database, self.settings, self._receipt_keys, self._discard, self._notes.submit)
         self._keeping = Keeping(self.database)
-        self._ticker = Ticker([self.expire], EXPIRY_S)
+        self._ticker = Ticker([self.expire, self.database.scrub_again], EXPIRY_S)
         self._jobs = Executor(
             self.database,
             {
@@ -605,7 +605,7 @@ class MemoryOS:
             pending += ("vector_index",)  # the outbox keeps it; the relay repeats it until Chroma is back
             self.relay.wake()
         if not self.database.scrub():
-            pending += ("write_ahead_log",)  # somebody reads; the next deletion empties it, and so does closing
+            pending += ("write_ahead_log",)  # somebody reads; the ticker tries again, and closing empties it
         return pending
 
     def _lingering(self, scope: Scope) -> tuple[str, ...]:

@@ -139,7 +139,7 @@ class Forgetter:
         gone = Derived(connection, namespace.id).remove_all()
         removed = CubeRepository(connection, namespace.id).delete(ids)
         jobs = JobRepository(connection, namespace.id)
-        under_way = jobs.running_since(now_us()) > 0
+        under_way = jobs.leased_since(now_us()) > 0
         removed["jobs"] = jobs.clear()
         removed["requests"] = Idempotency(connection, namespace.id).clear()
         Outbox(connection, namespace.id).add(namespace.revision, [], clear=True)

@@ -83,7 +83,7 @@ class ReceiptChecker:
         since = receipt.deleted_at
         trained = has_trainings(self._home, _scope(receipt), since.timestamp())
         with self._database.read() as connection:
-            running = JobRepository(connection, namespace.id).running_since(to_us(since))
+            running = JobRepository(connection, namespace.id).leased_since(to_us(since))
         emptied = self._database.scrub()
         return {"trainings": not trained, "jobs": not (running or trained), "write_ahead_log": emptied}
 

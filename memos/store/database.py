@@ -48,6 +48,7 @@ class Database:
         snapshot = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
         self._reader = self.engine.execution_options(**snapshot)
         self._turn = threading.Lock()
+        self._unscrubbed = False
         if not migrate:
             return
         with ExitStack() as on_failure:
@@ -129,8 +130,13 @@ class Database:
             translated(),
             self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
         ):
-            busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
-            return not busy
+            self._unscrubbed = bool(connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0])
+        return not self._unscrubbed
+
+    def scrub_again(self) -> None:
+        """Do so once more if a reader kept the last time from being of use."""
+        if self._unscrubbed:
+            self.scrub()
 
     def close(self) -> None:
         """Close every pooled connection."""

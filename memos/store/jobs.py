@@ -175,10 +175,10 @@ class JobRepository(ScopedRepository):
             under_way |= row.state == JobState.RUNNING and row.task != NOTES
         return changed, under_way
 
-    def running_since(self, before: int) -> int:
-        """Return how many jobs run, other than notes, that were queued before a moment (microseconds)."""
-        statement = self._select(jobs, func.count()).where(jobs.c.created_at < before, jobs.c.task != NOTES)
-        return self.connection.scalar(statement.where(jobs.c.state == JobState.RUNNING.value)) or 0
+    def leased_since(self, before: int) -> int:
+        """Return how many jobs, other than notes, somebody works at who began before a moment (microseconds)."""
+        leased = self._select(jobs, func.count()).where(jobs.c.lease_until > now_us(), jobs.c.task != NOTES)
+        return self.connection.scalar(leased.where(jobs.c.created_at < before)) or 0
 
     def naming(self, cube_ids: Collection[str]) -> int:
         """Return how many jobs name one of some cubes in what they are to do or came to."""

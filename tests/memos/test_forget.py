@@ -195,7 +195,7 @@ def test_random_lives_leave_no_trace(data_folder: Path, embedder: Embedder, monk
         return f"zq{dice.getrandbits(64):016x}vlk " * dice.choice([1, 3, 40, 900])
 
     with MemoryOS(Settings(home=data_folder, index_threshold=30 if SOAK else 20_000), embedder) as engine:
-        for turn in range(40 if SOAK else 2):
+        for turn in range(12 if SOAK else 2):
             items = [
                 {"text": text(), "metadata": {"k": text()}, "run_id": f"r{n % 3}"} for n in range(50 if SOAK else 15)
             ]

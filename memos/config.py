@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
 import platformdirs
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEFAULT_EMBEDDER = "all-MiniLM-L6-v2"
 BUNDLED_MODEL = "bundled"
 AUTO_CODEC = "auto"
 OFF, OFFLINE, LOCAL = "off", "offline", "local"
+
+
+_RECEIPT_KEY = re.compile("(?:[0-9a-f]{64})?")
 
 
 def default_home() -> Path:
@@ -100,4 +104,15 @@ class Settings(BaseSettings):
     heat_half_life_days: float = Field(
         7.0, gt=0, description="Days after which a use of a memory counts half: what is hot is moved up first."
     )
+    receipt_key: SecretStr = Field(
+        SecretStr(""),
+        description="What receipts of deletion are signed with, 64 hex digits; made in `home/receipts` when unset.",
+    )
     idempotency_hours: int = Field(24, ge=1, description="How long an idempotency key is remembered.")
+
+    @field_validator("receipt_key")
+    @classmethod
+    def _check_receipt_key(cls, value: SecretStr) -> SecretStr:
+        if not _RECEIPT_KEY.fullmatch(value.get_secret_value()):
+            raise ValueError("must be 64 hex digits, as `openssl rand -hex 32` prints them")
+        return value

@@ -4,7 +4,7 @@ store   check -> embed -> write, one transaction -> the index follows
 recall  understand -> embed -> find -> rank -> fit the budget
 chat    recall -> find a KV file that covers it -> load -> prefill the rest -> decode
 promote bundle -> prefill -> encode -> file -> cube, or bundle -> train -> gate -> file -> cube
-forget  delete with all that was derived, one transaction -> files and the index follow -> scrub -> receipt
+forget  delete with all that was derived, one transaction -> files and the index follow -> scrub -> signed receipt
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from memos.activation.listing import KVFile, RebuildReport
 from memos.activation.tier import ActivationTier
 from memos.clock import from_us, now_us, parse_time
 from memos.config import OFF, Settings
-from memos.cube import CubeVersion, DeletionReceipt, Kind, Link, MemCube, Scope, State, check_name
+from memos.cube import DEFAULT_USER, CubeVersion, Kind, Link, MemCube, Scope, State, check_name
 from memos.doctor import DoctorReport, examine
 from memos.embedding.base import Embedder
 from memos.embedding.factory import make_embedder
@@ -38,24 +38,32 @@ from memos.parametric.distil.folder import forget_trainings
 from memos.parametric.listing import AdapterInfo
 from memos.parametric.tier import ParametricTier
 from memos.plaintext.chosen import chosen
+from memos.plaintext.forgetting import Forgetter
 from memos.plaintext.intake import check_batch, check_count, check_text
 from memos.plaintext.notes.keeper import NoteKeeper
 from memos.plaintext.notes.writers import scribe_of
 from memos.plaintext.reader import NoteReader
 from memos.plaintext.recall import RecallRequest, RecallResult
 from memos.plaintext.writer import NoteWriter
+from memos.receipts.check import ReceiptCheck, ReceiptChecker
+from memos.receipts.keys import ReceiptKeys
+from memos.receipts.receipt import DeletionReceipt, read_receipt, sealed
 from memos.runtime.host import ModelHost
 from memos.schedule.celery_queue import celery_queue
 from memos.schedule.executor import Executor
+from memos.schedule.expiry import Expired, expire
 from memos.schedule.heat import Cooling, HeatLog
+from memos.schedule.keeping import Keeping
 from memos.schedule.moving.move import Move
 from memos.schedule.moving.mover import Hands, Mover
 from memos.schedule.queue import Queue
 from memos.schedule.task import Report, Task
+from memos.schedule.ticker import Ticker
 from memos.schedule.upkeep import Upkeep
 from memos.store import namespaces
 from memos.store.database import Database
 from memos.store.derived import RETRAIN, Gone
+from memos.store.holds import Hold, Retention
 from memos.store.jobs import NOTES, PROMOTE, Job, JobRepository, JobState
 from memos.store.location import database_url
 from memos.store.lock import DirectoryLock
@@ -72,6 +80,8 @@ from memos.transfer.importer import Importer
 from memos.transfer.report import ImportReport
 
 MAX_PAGE = 1_000
+#: Seconds between two looks for memories that have expired; recall hides them meanwhile.
+UPKEEP_S = 600.0
 
 
 def _silent(done: int, total: int) -> None:
@@ -119,15 +129,20 @@ class MemoryOS:
         self.parametric = ParametricTier(self.settings, self.database, self.models)
         self.parametric.on_gone.append(self.models.drop_adapters)
         self.upkeep = Upkeep(self.database)
+        self.upkeep.work += [self.expire, self.database.scrub_again]
         notes: dict[str, Task] = {NOTES: self._write_notes}
         self._notes: Queue = workers or Executor(self.database, notes, name="memos-notes")
         self._writer = NoteWriter(self.database, self._embedder, self.settings, self._discard, self._notes.submit)
+        self._receipt_keys = ReceiptKeys(self.settings)
+        self._forgetter = Forgetter(self.database, self.settings, self._receipt_keys, self._discard, self._notes.submit)
+        self._keeping = Keeping(self.database)
         moves: dict[str, Task] = {
             PROMOTE: self.activation.run_promotion,
             "distil": self.parametric.run_promotion,
             RETRAIN: self.parametric.run_retraining,
         }
-        self._jobs: Queue = workers or Executor(self.database, moves, upkeep=self.upkeep.run)
+        self._jobs: Queue = workers or Executor(self.database, moves)
+        self._ticker = Ticker([self.upkeep.run], UPKEEP_S)
         #: What jobs can be of, for workers.
         self.tasks = moves if self.settings.notes == OFF else moves | notes
         hands = Hands(self.promote, self.demote, self.job)
@@ -141,6 +156,8 @@ class MemoryOS:
         self._jobs.start()
         if self.settings.notes != OFF:
             self._notes.start()
+        if workers is None:  # theirs is beat's affair
+            self._ticker.start()
 
     # ------------------------------------------------------------ writing
 
@@ -204,15 +221,68 @@ class MemoryOS:
         return self._writer.move(self._home(tenant, cube_id, user_id), cube_id, target)
 
     def forget(self, tenant: str, cube_id: str, *, user_id: str | None = None) -> DeletionReceipt:
-        """Delete one memory everywhere."""
+        """Delete one memory everywhere. Raises ``LegalHold`` while it is held."""
         self._check_open()
         scope = self._home(tenant, cube_id, user_id)
-        return self._settle(scope, self._writer.forget(scope, cube_id))
+        return self._settle(scope, self._forgetter.forget(scope, cube_id))
 
     def forget_all(self, scope: Scope) -> DeletionReceipt:
-        """Delete every memory of a namespace, or of one agent or run in it."""
+        """Delete every memory of a namespace, or of one agent or run in it. Raises ``LegalHold`` while one is held."""
         self._check_open()
-        return self._settle(scope, self._writer.forget_all(scope))
+        return self._settle(scope, self._forgetter.forget_all(scope))
+
+    # ------------------------------------------------------------ keeping
+
+    def hold(
+        self, tenant: str, cube_id: str | None = None, *, user_id: str | None = None, reason: str | None = None
+    ) -> Hold:
+        """Place a legal hold on a memory, or on all memories of a user where no id is given."""
+        self._check_open()
+        if cube_id is None:
+            scope = Scope(tenant=tenant, user_id=DEFAULT_USER if user_id is None else user_id)
+        else:
+            scope = self._home(tenant, cube_id, user_id)
+        return self._keeping.hold(scope, cube_id, reason)
+
+    def release(self, tenant: str, hold_id: str) -> Hold:
+        """End a legal hold; return it as it was."""
+        self._check_open()
+        return self._keeping.release(tenant, hold_id)
+
+    def holds(self, scope: Scope) -> Sequence[Hold]:
+        """Return the legal holds on memories of a user, oldest first."""
+        self._check_open()
+        return self._keeping.holds(scope)
+
+    def retention(self, scope: Scope) -> Retention:
+        """Return how many days memories of a user are kept."""
+        self._check_open()
+        return self._keeping.retention(scope)
+
+    def retain(self, scope: Scope, days: int) -> Retention:
+        """Keep memories of a user so many days from when they were stored, 0 for good; pinned and held ones stay."""
+        self._check_open()
+        return self._keeping.retain(scope, days)
+
+    def expire(self) -> Expired:
+        """Delete for good what has expired, or was kept long enough, in every namespace; held memories stay."""
+        self._check_open()
+        return expire(self.database, self._expire_some, self._emptied)
+
+    def verify_receipt(self, tenant: str, receipt: object) -> ReceiptCheck:
+        """Check a receipt's signature, and hold it against the system as it is now."""
+        self._check_open()
+        given = read_receipt(receipt)
+        if given.tenant != tenant:
+            raise NotFound(f"no deletion {given.id!r} here")
+        files = {"kv": self.activation.has, "adapters": self.parametric.has}
+        checker = ReceiptChecker(self.database, self.index, files, self.settings.home)
+        return checker.check(given, self._receipt_keys.of(tenant))
+
+    def repeated(self, receipt: object) -> DeletionReceipt:
+        """Return the receipt of a deletion that was carried out before, from what was kept of it."""
+        given = read_receipt(receipt)
+        return self._settle(Scope(tenant=given.tenant, user_id=given.user_id), given)
 
     # ------------------------------------------------------------ reading
 
@@ -459,10 +529,12 @@ class MemoryOS:
         self._check_open()
         return self.parametric.show(self._home(tenant, cube_id, user_id), cube_id)
 
-    def export_adapter(self, tenant: str, cube_id: str, path: Path, *, user_id: str | None = None) -> AdapterInfo:
+    def export_adapter(
+        self, tenant: str, cube_id: str, path: Path, *, user_id: str | None = None, kept: bool = True
+    ) -> AdapterInfo:
         """Write an adapter as a PEFT directory, to a new or an empty folder."""
         self._check_open()
-        return self.parametric.export(self._home(tenant, cube_id, user_id), cube_id, path)
+        return self.parametric.export(self._home(tenant, cube_id, user_id), cube_id, path, kept=kept)
 
     def import_adapter(self, scope: Scope, path: Path, *, name: str | None = None) -> AdapterInfo:
         """Register the adapter of a PEFT directory; it is used only where a request names it."""
@@ -481,10 +553,13 @@ class MemoryOS:
 
     # ------------------------------------------------------------ moving and mending
 
-    def export(self, scope: Scope, path: Path, progress: Progress = _silent) -> int:
-        """Write a namespace to a JSON Lines file, atomically; return the number of memories."""
+    def export(self, scope: Scope, path: Path, progress: Progress = _silent, *, kept: bool = True) -> int:
+        """Write a namespace to a JSON Lines file, atomically; return the number of memories.
+
+        Receipts of later deletions name the file; say so if it is not ``kept`` at that path but passed on.
+        """
         self._check_open()
-        return Exporter(self.database, self.settings.home).export(scope, path, progress)
+        return Exporter(self.database, self.settings.home).export(scope, path, progress, kept=kept)
 
     def import_(self, scope: Scope, path: Path, *, strict: bool = False, progress: Progress = _silent) -> ImportReport:
         """Read memories from a file (own export, JSON Lines, LoCoMo, chat log, prose), all good lines or none.
@@ -522,6 +597,7 @@ class MemoryOS:
         if not self._open:
             return
         self._open = False
+        self._ticker.stop()
         self._notes.stop()
         self._scribe.close()
         self._jobs.stop()
@@ -595,11 +671,33 @@ class MemoryOS:
 
     def _settle(self, scope: Scope, receipt: DeletionReceipt) -> DeletionReceipt:
         """Carry a deletion to every place outside SQL before saying that it is done."""
-        pending = receipt.pending
+        pending = (*receipt.pending, *self._emptied(scope))
+        done = receipt.model_copy(update={"pending": pending, "lingering": self._lingering(scope)})
+        return sealed(done, self._receipt_keys.of(scope.tenant))
+
+    def _expire_some(self, scope: Scope, now: int, limit: int) -> dict[str, int]:
+        self._check_open()  # between two batches, so that closing waits for one at most
+        return self._forgetter.expire(scope, now, limit)
+
+    def _emptied(self, scope: Scope) -> tuple[str, ...]:
+        """Let indexes and logs follow a deletion; return the names of those that cannot yet."""
+        pending: tuple[str, ...] = ()
+        self._reader.follow(scope)
         try:
             self.relay.follow(scope)
         except StoreUnavailable:
-            pending = (*pending, "vector_index")  # the outbox keeps it; the relay repeats it until Chroma is back
+            pending += ("vector_index",)  # the outbox keeps it; the relay repeats it until Chroma is back
             self.relay.wake()
-        self.database.scrub()
-        return receipt.model_copy(update={"pending": pending})
+        if not self.database.scrub():
+            pending += ("write_ahead_log",)  # somebody reads; the ticker tries again, and closing empties it
+        return pending
+
+    def _lingering(self, scope: Scope) -> tuple[str, ...]:
+        """Return the places whose files keep what nothing can reach any more until they are rewritten."""
+        with self.database.read() as connection:
+            namespace = namespaces.find(connection, scope)
+        indexed = namespace is not None and namespace.collection is not None
+        return (
+            *(() if self.database.is_sqlite else ("database_pages",)),
+            *(("vector_index_pages",) if indexed else ()),
+        )

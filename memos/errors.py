@@ -27,6 +27,7 @@
     │   │   └── PreconditionFailed  412  precondition-failed  ... and If-Match said so
     │   ├── IllegalTransition     409  illegal-transition  state move not in the table
     │   ├── IdempotencyConflict   409  idempotency-conflict  same key, other request
+    │   ├── LegalHold             409  legal-hold          deletion of what must be kept
     │   └── EmbedderMismatch      409  embedder-mismatch   store was embedded by another model
     └── StoreError                500  store-error
         ├── StoreInUse            423  store-in-use        another process holds the data directory
@@ -253,6 +254,12 @@ class IdempotencyConflict(Conflict):
     """The idempotency key was used before with a different request."""
 
     code = "idempotency-conflict"
+
+
+class LegalHold(Conflict):
+    """A memory, or all of its user, is under a legal hold; ``extra['holds']`` are to be released first."""
+
+    code = "legal-hold"
 
 
 class EmbedderMismatch(Conflict):

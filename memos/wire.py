@@ -41,6 +41,12 @@ class Wire:
             "update": self._update,
             "forget": self._forget,
             "forget_all": self._forget_all,
+            "verify_receipt": self._verify_receipt,
+            "hold": self._hold,
+            "release": self._release,
+            "holds": self._holds,
+            "retention": self._retention,
+            "retain": self._retain,
             "promote": self._promote,
             "demote": self._demote,
             "job": self._job,
@@ -93,7 +99,7 @@ class Wire:
     def _repeated(self, answer: Payload, user_id: str | None) -> Any:
         """Return an answer again, from what was kept of it."""
         if "receipt" in answer:
-            return answer["receipt"]
+            return self.engine.repeated(answer["receipt"]).model_dump()
         if "report" in answer:
             return answer["report"]
         if "job_id" in answer:
@@ -155,6 +161,25 @@ class Wire:
     def _forget_all(self, payload: Payload) -> Any:
         return self.engine.forget_all(self._scope(payload)).model_dump()
 
+    def _verify_receipt(self, payload: Payload) -> Any:
+        return self.engine.verify_receipt(self._tenant, payload["receipt"]).model_dump()
+
+    def _hold(self, payload: Payload) -> Any:
+        options = {name: payload[name] for name in ("user_id", "reason")}
+        return self.engine.hold(self._tenant, payload["id"], **options).model_dump()
+
+    def _release(self, payload: Payload) -> Any:
+        return self.engine.release(self._tenant, payload["id"]).model_dump()
+
+    def _holds(self, payload: Payload) -> Any:
+        return [hold.model_dump() for hold in self.engine.holds(self._scope(payload))]
+
+    def _retention(self, payload: Payload) -> Any:
+        return self.engine.retention(self._scope(payload)).model_dump()
+
+    def _retain(self, payload: Payload) -> Any:
+        return self.engine.retain(self._scope(payload), payload["days"]).model_dump()
+
     def _promote(self, payload: Payload) -> Any:
         options = {name: payload[name] for name in ("to", "user_id", "codec", "options")}
         return self.engine.promote(self._tenant, payload["ids"], **options).model_dump()
@@ -192,8 +217,8 @@ class Wire:
         return self.engine.adapter(self._tenant, payload["id"], user_id=payload["user_id"]).model_dump()
 
     def _export_adapter(self, payload: Payload) -> Any:
-        path = _folder(payload["path"])
-        return self.engine.export_adapter(self._tenant, payload["id"], path, user_id=payload["user_id"]).model_dump()
+        options = {"user_id": payload["user_id"], "kept": payload.get("kept", True)}
+        return self.engine.export_adapter(self._tenant, payload["id"], _folder(payload["path"]), **options).model_dump()
 
     def _import_adapter(self, payload: Payload) -> Any:
         path = _folder(payload["path"])
@@ -209,7 +234,7 @@ class Wire:
         return self.chat(payload).model_dump()
 
     def _export(self, payload: Payload) -> Any:
-        return self.engine.export(self._scope(payload), Path(payload["path"]))
+        return self.engine.export(self._scope(payload), Path(payload["path"]), kept=payload.get("kept", True))
 
     def _import(self, payload: Payload) -> Any:
         report = self.engine.import_(self._scope(payload), Path(payload["path"]), strict=payload["strict"])

@@ -22,6 +22,7 @@ from memos_api.routes import (
     completions,
     health,
     jobs,
+    keeping,
     keys,
     memories,
     moves,
@@ -45,7 +46,7 @@ class Application(FastAPI):
         return self.edge(super().build_middleware_stack())
 
 
-VERSION_1 = (memories, recall, completions, tiers, jobs, moves, adapters, transfer, keys, not_built)
+VERSION_1 = (memories, recall, completions, tiers, jobs, moves, adapters, transfer, keeping, keys, not_built)
 DESCRIPTION = (
     "Memory for LLM agents. Every answer that is no success is an RFC 9457 problem with a stable `code`. The tenant "
     "comes from the API key; `user_id` names a namespace in it, and none means the namespace `default`."

@@ -37,7 +37,12 @@ class TenantSecrets:
 
     def of(self, tenant: str) -> bytes:
         """Return a tenant's secret, 32 bytes."""
-        return hashlib.blake2b(tenant.encode(), key=self._secret, person=b"memos tenant", digest_size=32).digest()
+        return tenant_secret(self._secret, tenant)
+
+
+def tenant_secret(secret: bytes, tenant: str) -> bytes:
+    """Return what a tenant's share of a secret of 32 bytes is, 32 bytes."""
+    return hashlib.blake2b(tenant.encode(), key=secret, person=b"memos tenant", digest_size=32).digest()
 
 
 def storage_key(secret: bytes, *parts: str, tokens: Sequence[int]) -> str:

@@ -108,6 +108,10 @@ class ActivationTier:
             removed = [self._room.remove(key) for key in gone]  # all are tried
         return all(removed)
 
+    def has(self, key: str) -> bool:
+        """Return whether the file of a key is there."""
+        return self._room.path(key).exists()
+
     def sweep(self) -> None:
         """Remove files that a process left behind when it ended between the two halves of a removal.
 

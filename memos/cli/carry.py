@@ -69,7 +69,7 @@ def _export_to_stdout(session: Session) -> None:
     with tempfile.TemporaryDirectory(prefix="memos-export-") as folder:
         path = Path(folder) / "export.jsonl"
         with session.engine() as engine, session.progress("exporting") as progress:
-            engine.export(session.scope, path, progress)
+            engine.export(session.scope, path, progress, kept=False)
         with path.open("rb") as file:
             shutil.copyfileobj(file, sys.stdout.buffer)
         sys.stdout.buffer.flush()

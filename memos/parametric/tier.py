@@ -16,6 +16,7 @@ from memos.activation.tier import ORPHAN_AGE_S
 from memos.config import Settings
 from memos.cube import Kind, Scope, check_name
 from memos.errors import Conflict, InvalidInput, NotFound, StoreError
+from memos.parametric.distil.folder import sweep_trainings
 from memos.parametric.distil.recipe import Recipe
 from memos.parametric.index import AdapterIndex
 from memos.parametric.listing import AdapterInfo
@@ -25,8 +26,9 @@ from memos.runtime.host import ModelHost
 from memos.schedule.task import Report
 from memos.store.adapters import AdapterRecord
 from memos.store.database import Database
+from memos.store.derived import RETRAIN
 from memos.store.lineage import Source
-from memos.store.scoped import adapter_keys
+from memos.store.scoped import adapter_keys, unfinished_jobs
 
 if TYPE_CHECKING:
     from memos.parametric.checks import Trained
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FOLDER = "adapters"
+#: The tasks that keep checkpoints.
+TRAININGS = ("distil", RETRAIN)
 #: How often a retraining begins anew because its memories changed meanwhile.
 ATTEMPTS = 3
 
@@ -176,9 +180,13 @@ class ParametricTier:
         """Return one. Raises :class:`NotFound`."""
         return AdapterInfo.of(self._index.get(scope, cube_id))
 
-    def export(self, scope: Scope, cube_id: str, folder: Path) -> AdapterInfo:
-        """Write an adapter as a PEFT directory. Raises :class:`InvalidInput` and :class:`AdapterRefused`."""
+    def export(self, scope: Scope, cube_id: str, folder: Path, *, kept: bool = True) -> AdapterInfo:
+        """Write an adapter as a PEFT directory. Raises :class:`InvalidInput` and :class:`AdapterRefused`.
+
+        Receipts of later deletions name it; its path only if it is ``kept`` there.
+        """
         record = self._index.get(scope, cube_id)
+        self._index.exported(scope, record, folder if kept else None)
         self._registry.export_folder(scope, record, folder)
         return AdapterInfo.of(record)
 
@@ -208,11 +216,18 @@ class ParametricTier:
             removed = [self._room.remove(key) for key in gone]  # all are tried
         return all(removed)
 
+    def has(self, key: str) -> bool:
+        """Return whether the file of a key is there."""
+        return self._room.path(key).exists()
+
     def sweep(self) -> None:
         """Remove files that a process left behind when it ended between file and row, and count the others.
 
         A folder that cannot be swept is no reason not to open the memories: the log says so, and the next start tries.
         """
+        with self._database.read() as connection:
+            trainings = unfinished_jobs(connection, TRAININGS)
+        sweep_trainings(self._settings.home, {scope for scope, _ in trainings})
         if not self._folder.is_dir():
             return
         with self._publishing, self._database.read() as connection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -24,6 +24,7 @@ class Gone:
     be served any more. ``jobs`` were queued in the same transaction and wait to be submitted.
     """
 
+    cube_ids: tuple[str, ...] = ()
     kv_keys: tuple[str, ...] = ()
     adapter_keys: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
@@ -36,6 +37,7 @@ class Gone:
 
     def __add__(self, other: Gone) -> Gone:
         return Gone(
+            cube_ids=self.cube_ids + other.cube_ids,
             kv_keys=self.kv_keys + other.kv_keys,
             adapter_keys=self.adapter_keys + other.adapter_keys,
             digests=self.digests + other.digests,
@@ -76,9 +78,9 @@ class Derived:
 
         It is trained again without these notes or, where they are only ``changed``, with what they say now.
         """
-        keys, adapters = self._activations.invalidate(note_ids), self._adapters.invalidate(note_ids)
+        activations, adapters = self._activations.invalidate(note_ids), self._adapters.invalidate(note_ids)
         jobs = self._retrain(adapters, frozenset() if changed else frozenset(note_ids))
-        return _gone(keys, adapters, jobs)
+        return _gone(activations, adapters, jobs)
 
     def _retrain(self, adapters: Sequence[AdapterRecord], without: Collection[str]) -> list[str]:
         jobs = []
@@ -91,12 +93,13 @@ class Derived:
         return jobs
 
 
-def _gone(keys: Sequence[str], adapters: Sequence[AdapterRecord], jobs: Sequence[str] = ()) -> Gone:
+def _gone(activations: Mapping[str, str], adapters: Sequence[AdapterRecord], jobs: Sequence[str] = ()) -> Gone:
     return Gone(
-        kv_keys=tuple(keys),
+        cube_ids=(*activations, *(record.cube_id for record in adapters)),
+        kv_keys=tuple(activations.values()),
         adapter_keys=tuple(record.key for record in adapters if record.key is not None),
         digests=tuple(dict.fromkeys(record.digest for record in adapters if record.key is not None)),
         jobs=tuple(jobs),
-        activations=len(keys),
+        activations=len(activations),
         adapters=len(adapters),
     )

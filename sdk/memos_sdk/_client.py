@@ -22,12 +22,15 @@ from memos_sdk.types import (
     ChatReply,
     CubeVersion,
     DeletionReceipt,
+    Hold,
     ImportReport,
     Job,
     Link,
     MemCube,
     Move,
     RecallResult,
+    ReceiptCheck,
+    Retention,
     Statistics,
 )
 
@@ -236,6 +239,32 @@ class Memory:
     ) -> DeletionReceipt:
         """Delete every memory of a user, or of one agent or run of that user."""
         return self._call(operations.forget_all(user_id, agent_id, run_id))
+
+    def verify_receipt(self, receipt: DeletionReceipt | Mapping[str, Any]) -> ReceiptCheck:
+        """Check a receipt's signature, and hold it against the system as it is now."""
+        return self._call(operations.verify_receipt(receipt))
+
+    def hold(self, cube_id: str | None = None, *, user_id: str | None = None, reason: str | None = None) -> Hold:
+        """Place a legal hold on a memory, or on all memories of a user where no id is given.
+
+        Until it is released, deletions raise ``LegalHold`` and nothing expires.
+        """
+        return self._call(operations.hold(cube_id, user_id, reason))
+
+    def release(self, hold_id: str | Hold) -> Hold:
+        """End a legal hold; return it as it was."""
+        return self._call(operations.release(hold_id))
+
+    def holds(self, *, user_id: str | None = None) -> builtins.list[Hold]:
+        """Return the legal holds on memories of a user, oldest first."""
+        return self._call(operations.holds(user_id))
+
+    def retention(self, *, user_id: str | None = None, days: int | None = None) -> Retention:
+        """Return how many days memories of a user are kept; with ``days``, keep them so long from now on.
+
+        They are deleted so many days after they were stored; pinned and held ones stay. 0 is for good.
+        """
+        return self._call(operations.retention(user_id, days))
 
     def promote(
         self,
@@ -626,6 +655,32 @@ class AsyncMemory:
     ) -> DeletionReceipt:
         """Delete every memory of a user, or of one agent or run of that user."""
         return await self._call(operations.forget_all(user_id, agent_id, run_id))
+
+    async def verify_receipt(self, receipt: DeletionReceipt | Mapping[str, Any]) -> ReceiptCheck:
+        """Check a receipt's signature, and hold it against the system as it is now."""
+        return await self._call(operations.verify_receipt(receipt))
+
+    async def hold(self, cube_id: str | None = None, *, user_id: str | None = None, reason: str | None = None) -> Hold:
+        """Place a legal hold on a memory, or on all memories of a user where no id is given.
+
+        Until it is released, deletions raise ``LegalHold`` and nothing expires.
+        """
+        return await self._call(operations.hold(cube_id, user_id, reason))
+
+    async def release(self, hold_id: str | Hold) -> Hold:
+        """End a legal hold; return it as it was."""
+        return await self._call(operations.release(hold_id))
+
+    async def holds(self, *, user_id: str | None = None) -> builtins.list[Hold]:
+        """Return the legal holds on memories of a user, oldest first."""
+        return await self._call(operations.holds(user_id))
+
+    async def retention(self, *, user_id: str | None = None, days: int | None = None) -> Retention:
+        """Return how many days memories of a user are kept; with ``days``, keep them so long from now on.
+
+        They are deleted so many days after they were stored; pinned and held ones stay. 0 is for good.
+        """
+        return await self._call(operations.retention(user_id, days))
 
     async def promote(
         self,

@@ -15,12 +15,15 @@ from memos_sdk.types import (
     ChatReply,
     CubeVersion,
     DeletionReceipt,
+    Hold,
     ImportReport,
     Job,
     Link,
     MemCube,
     Move,
     RecallResult,
+    ReceiptCheck,
+    Retention,
     Statistics,
 )
 
@@ -68,6 +71,7 @@ _moves = TypeAdapter(list[Move]).validate_python
 _adapters = TypeAdapter(list[AdapterInfo]).validate_python
 _jobs = TypeAdapter(list[Job]).validate_python
 _links = TypeAdapter(list[Link]).validate_python
+_holds = TypeAdapter(list[Hold]).validate_python
 
 
 def store(
@@ -196,6 +200,35 @@ def forget(cube_id: str, user_id: str | None) -> Operation[DeletionReceipt]:
 def forget_all(user_id: str | None, agent_id: str | None, run_id: str | None) -> Operation[DeletionReceipt]:
     """Return the call behind ``Memory.forget_all``."""
     return Operation("forget_all", _scope(user_id, agent_id, run_id), DeletionReceipt.model_validate)
+
+
+def verify_receipt(receipt: DeletionReceipt | Mapping[str, Any]) -> Operation[ReceiptCheck]:
+    """Return the call behind ``Memory.verify_receipt``."""
+    plain = receipt.model_dump(mode="json") if isinstance(receipt, DeletionReceipt) else receipt
+    return Operation("verify_receipt", {"receipt": plain}, ReceiptCheck.model_validate)
+
+
+def hold(cube_id: str | None, user_id: str | None, reason: str | None) -> Operation[Hold]:
+    """Return the call behind ``Memory.hold``."""
+    return Operation("hold", {"id": cube_id, "user_id": user_id, "reason": reason}, Hold.model_validate)
+
+
+def release(hold_id: str | Hold) -> Operation[Hold]:
+    """Return the call behind ``Memory.release``."""
+    return Operation("release", {"id": hold_id.id if isinstance(hold_id, Hold) else hold_id}, Hold.model_validate)
+
+
+def holds(user_id: str | None) -> Operation[list[Hold]]:
+    """Return the call behind ``Memory.holds``."""
+    return Operation("holds", {"user_id": user_id}, _holds)
+
+
+def retention(user_id: str | None, days: int | None) -> Operation[Retention]:
+    """Return the call behind ``Memory.retention``."""
+    whose = {"user_id": user_id}
+    if days is None:
+        return Operation("retention", whose, Retention.model_validate)
+    return Operation("retain", {**whose, "days": days}, Retention.model_validate)
 
 
 def promote(

@@ -107,6 +107,33 @@ def _forget_all(payload: Payload) -> Request:
     return _write("DELETE", "/v1/memories", query=payload)
 
 
+# ------------------------------------------------------------ keeping
+
+
+def _verify_receipt(payload: Payload) -> Request:
+    return _read("POST", "/v1/receipts/verify", body=payload)
+
+
+def _hold(payload: Payload) -> Request:
+    return _write("POST", "/v1/holds", payload)
+
+
+def _release(payload: Payload) -> Request:
+    return _write("DELETE", f"/v1/holds/{_id(payload['id'], 'no legal hold {!r} here; it may have been released')}")
+
+
+def _holds(payload: Payload) -> Request:
+    return _read("GET", "/v1/holds", query=_user(payload), read=lambda answer: answer["holds"])
+
+
+def _retention(payload: Payload) -> Request:
+    return _read("GET", "/v1/retention", query=_user(payload))
+
+
+def _retain(payload: Payload) -> Request:
+    return _write("PUT", "/v1/retention", payload)
+
+
 # ------------------------------------------------------------ tiers
 
 
@@ -242,6 +269,12 @@ _OPERATIONS: dict[str, Callable[[Payload], Request]] = {
     "update": _update,
     "forget": _forget,
     "forget_all": _forget_all,
+    "verify_receipt": _verify_receipt,
+    "hold": _hold,
+    "release": _release,
+    "holds": _holds,
+    "retention": _retention,
+    "retain": _retain,
     "promote": _promote,
     "demote": _demote,
     "job": _job,

@@ -6,7 +6,7 @@ MemosError
 ├── RequestRefused ── MethodRefused, TooLarge, UnsupportedMedia
 ├── Unauthenticated, Forbidden, NotFound, LimitReached, Overloaded, TimedOut, NotBuilt
 ├── Conflict ── VersionConflict ── PreconditionFailed
-│            ── IllegalTransition, IdempotencyConflict, EmbedderMismatch
+│            ── IllegalTransition, IdempotencyConflict, LegalHold, EmbedderMismatch
 ├── StoreError ── StoreInUse, StoreTooNew, StoreFull ── QuotaReached
 │              ── StoreUnavailable, StoreClosed, EmbedderUnavailable, ModelUnavailable
 ├── Unreachable    no answer of the server came
@@ -201,6 +201,17 @@ class IdempotencyConflict(Conflict):
     """The idempotency key was used with a different request."""
 
     code = "idempotency-conflict"
+
+
+class LegalHold(Conflict):
+    """A memory, or all of its user, is under a legal hold, which has to be released first."""
+
+    code = "legal-hold"
+
+    @property
+    def holds(self) -> tuple[str, ...]:
+        """The ids of the holds."""
+        return tuple(self.problem.get("holds", ()))
 
 
 class EmbedderMismatch(Conflict):

@@ -163,15 +163,79 @@ class RecallResult(Model):
     timings: dict[str, float] = {}
 
 
+class ExportRecord(Model):
+    """A file that was handed out, and that no deletion can reach.
+
+    ``kind`` is ``memories`` or ``adapter``. ``path_digest`` is the hex SHA-256 of its absolute path, where it was
+    written for whoever asked; ``digest`` that of its bytes, where it is one file.
+    """
+
+    id: str
+    kind: str
+    memories: int
+    path_digest: str | None = None
+    digest: str | None = None
+    created_at: datetime
+
+
 class DeletionReceipt(Model):
-    """What a deletion removed, by place; ``pending`` names places that will be emptied once they can be reached."""
+    """What a deletion removed, signed.
+
+    ``cube_ids`` are the memories, ``derived`` the cubes that were made from them, ``digests`` keyed ones of what the
+    memories said. ``removed`` counts by place, ``files`` names KV files and adapters. ``pending`` names places that
+    will be emptied once they can be reached, ``lingering`` those that keep unreachable bytes until they are rewritten,
+    ``exports`` the files in somebody's hands that hold one of the memories. Hand it to ``Memory.verify_receipt`` later.
+    """
+
+    version: int
+    id: str
+    tenant: str
+    user_id: str
+    cube_ids: tuple[str, ...]
+    derived: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
+    removed: dict[str, int]
+    files: tuple[str, ...] = ()
+    pending: tuple[str, ...] = ()
+    lingering: tuple[str, ...] = ()
+    exports: tuple[ExportRecord, ...] = ()
+    deleted_at: datetime
+    key: str = ""
+    signature: str = ""
+
+
+class Check(Model):
+    """One thing that was looked at: how many ids, digests, files were, and what came of it."""
+
+    name: str
+    passed: bool
+    checked: int
+    finding: str
+
+
+class ReceiptCheck(Model):
+    """Whether a receipt is genuine and what it says is still so: ``valid`` if every check passed."""
+
+    receipt_id: str
+    valid: bool
+    checks: tuple[Check, ...]
+
+
+class Hold(Model):
+    """A legal hold on a memory, or on all memories of a user where ``cube_id`` is None."""
 
     id: str
     user_id: str
-    cube_ids: tuple[str, ...]
-    removed: dict[str, int]
-    pending: tuple[str, ...] = ()
-    deleted_at: datetime
+    cube_id: str | None = None
+    reason: str | None = None
+    created_at: datetime
+
+
+class Retention(Model):
+    """How many days memories of a user are kept after they were stored; None is for good."""
+
+    user_id: str
+    days: int | None = None
 
 
 class Statistics(Model):

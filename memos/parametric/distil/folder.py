@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from memos.cube import Scope
@@ -27,6 +27,20 @@ def forget_trainings(home: Path, scope: Scope) -> bool:
     folder = _owner(home, scope)
     shutil.rmtree(folder, ignore_errors=True)
     return not folder.exists()
+
+
+def sweep_trainings(home: Path, under_way: Collection[Scope]) -> None:
+    """Remove the checkpoints of namespaces without a training that waits or runs: a process that died left them."""
+    folder = home.expanduser() / FOLDER
+    needed = {_owner(home, scope).name for scope in under_way}
+    for owner in folder.iterdir() if folder.is_dir() else ():
+        if owner.name not in needed:
+            shutil.rmtree(owner, ignore_errors=True)
+
+
+def has_trainings(home: Path, scope: Scope, before: float) -> bool:
+    """Return whether a namespace has a checkpoint that was written before a moment (seconds since the epoch)."""
+    return any(path.lstat().st_mtime < before for path in _owner(home, scope).rglob("*") if path.is_file())
 
 
 def _owner(home: Path, scope: Scope) -> Path:

@@ -12,9 +12,10 @@ from memos.activation.bundle import note_of
 from memos.activation.tier import ActivationTier
 from memos.clock import from_us, now_us, to_us
 from memos.config import Settings
-from memos.cube import DeletionReceipt, MemCube, Scope
+from memos.cube import MemCube, Scope
 from memos.errors import Conflict, NotFound
 from memos.ids import new_id
+from memos.receipts.receipt import DeletionReceipt
 from memos.runtime.host import ModelHost, Serving
 from memos.schedule.heat import Cooling
 from memos.schedule.moving.bundles import Bundling, HotNote

@@ -160,7 +160,7 @@ class JobRepository(ScopedRepository):
             if gone.isdisjoint(ids_in(json.dumps([row.payload, row.result]))):
                 continue
             left = [cube_id for cube_id in row.payload.get("ids", ()) if cube_id not in gone]
-            ends = {} if left or row.state in FINAL else {"state": JobState.CANCELLED.value}
+            ends = {} if left or row.state in FINAL else _ended(row.state)
             change = self._update(jobs).where(jobs.c.id == row.id)
             self.connection.execute(change.values(payload={**row.payload, "ids": left}, result=None, **ends))
             changed += 1
@@ -210,3 +210,8 @@ def _job(row: Row[Any], user_id: str) -> Job:
         created_at=from_us(row.created_at),
         updated_at=from_us(row.updated_at),
     )
+
+
+def _ended(state: str) -> dict[str, Any]:
+    """Return how a job ends that has nothing left to do: one that is running by its runner, at its next report."""
+    return {"cancelling": True} if state == JobState.RUNNING else {"state": JobState.CANCELLED.value}

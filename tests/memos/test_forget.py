@@ -369,7 +369,11 @@ def test_nothing_is_left_of_what_came_through_any_door(
 def check_receipts(client: httpx.Client, receipts: list[dict[str, Any]]) -> None:
     """Every receipt holds, and names both exports."""
     for receipt in receipts:
-        assert receipt["pending"] == []
+        assert set(receipt["pending"]) <= {"jobs"}  # what is being trained may have read it: it ends at its next report
         assert [one["kind"] for one in receipt["exports"]] == ["memories"] * 2
-        found = client.post("/v1/receipts/verify", json={"receipt": receipt}).json()
+        for _ in range(600):
+            found = client.post("/v1/receipts/verify", json={"receipt": receipt}).json()
+            if found["valid"]:
+                break
+            time.sleep(0.1)
         assert found["valid"], found

@@ -23,7 +23,8 @@ from memos.receipts.check import ReceiptCheck
 from memos.receipts.receipt import DeletionReceipt
 from memos.store import namespaces
 from memos.store.activations import Activation, ActivationRepository
-from memos.store.jobs import JobRepository
+from memos.store.jobs import JobRepository, JobState
+from memos.store.leases import LeaseRepository, Standing
 
 ANN = Scope(user_id="ann")
 TEXT = "Ann's locker is number 4711"
@@ -230,13 +231,17 @@ def test_job_under_way(engine: MemoryOS, note: MemCube) -> None:
     """It has read the memory: what it makes of it is refused at its end, and not before that is all done."""
     with engine.database.write() as connection:
         namespace = namespaces.open_for_write(connection, ANN)
-        jobs = JobRepository(connection, namespace.id)
-        job_id = jobs.add("distil", {"ids": [note.id], "to": "parametric"})
-        assert jobs.take(job_id, "somebody") is not None
+        job_id = JobRepository(connection, namespace.id).add("distil", {"ids": [note.id], "to": "parametric"})
+        lease = LeaseRepository(connection, namespace.id).take(ANN, job_id)
+        assert lease is not None
     receipt = engine.forget("default", note.id)
     assert receipt.pending == ("jobs",)
     assert failed(engine, receipt).keys() == {"jobs"}
-    assert engine.job("default", job_id).state == "cancelled"
+    with engine.database.write() as connection:
+        leases = LeaseRepository(connection, lease.namespace_id)
+        assert leases.keep(lease) is Standing.CANCELLED  # what its runner is told at its next report
+        leases.end(lease, JobState.CANCELLED)
+    assert failed(engine, receipt) == {}
 
 
 def test_answer_given_again_is_signed(engine: MemoryOS, note: MemCube) -> None:

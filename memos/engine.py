@@ -22,6 +22,9 @@ from sqlalchemy import Connection
 
 from memos.activation.listing import KVFile, RebuildReport
 from memos.activation.tier import ActivationTier
+from memos.backup.backup import Backup
+from memos.backup.report import BackupReport, RestoreReport
+from memos.backup.restore import Restore
 from memos.clock import from_us, now_us, parse_time
 from memos.config import OFF, Settings
 from memos.cube import CubeVersion, DeletionReceipt, Kind, Link, MemCube, Scope, State, check_name
@@ -37,6 +40,7 @@ from memos.llm.messages import ChatReply, check_messages, check_options
 from memos.parametric.distil.folder import forget_trainings
 from memos.parametric.listing import AdapterInfo
 from memos.parametric.tier import ParametricTier
+from memos.payloads.tiers import payload_files
 from memos.plaintext.chosen import chosen
 from memos.plaintext.intake import check_batch, check_count, check_text
 from memos.plaintext.notes.keeper import NoteKeeper
@@ -429,6 +433,39 @@ class MemoryOS:
         report = importer.run(scope, path, strict=strict, progress=progress)
         self.relay.wake()
         return report
+
+    def backup(
+        self, path: Path, *, tenant: str | None = None, user_id: str | None = None, progress: Progress = _silent
+    ) -> BackupReport:
+        """Write all namespaces, those of a tenant or that of a user, with their files, to a folder or an archive.
+
+        ``path`` is an archive if it ends in ``.tar`` or ``.tar.zst``. It is whole or it is not there.
+        """
+        self._check_open()
+        backup = Backup(self.database, self.settings.home, payload_files(self.settings))
+        return backup.write(path, tenant, user_id, progress)
+
+    def restore(
+        self, path: Path, *, tenant: str | None = None, replace: bool = False, progress: Progress = _silent
+    ) -> RestoreReport:
+        """Restore what :meth:`backup` wrote, from any store, all or nothing; every checksum is compared first.
+
+        A namespace that holds memories already raises ``Conflict`` unless ``replace`` is set. With ``tenant``, nothing
+        of another tenant is restored.
+        """
+        self._check_open()
+        locks = (self.parametric.publishing, self.activation.publishing)
+        tiers = payload_files(self.settings)
+        restore = Restore(self.database, self._embedder, self.settings.home, tiers, locks)
+        restored = restore.read(path, tenant, replace=replace, progress=progress)
+        for scope, gone in restored.gone:
+            self._discard(scope, gone)
+        self._jobs.recover(restored.scopes)
+        if self.settings.notes != OFF:
+            self._notes.recover(restored.scopes)
+        self.relay.wake()
+        self.database.scrub()
+        return restored.report
 
     def reindex(self, embedder: str | Embedder | None = None, progress: Progress = _silent) -> int:
         """Rebuild every index from SQL; with ``embedder``, make new vectors first and switch over when all are made."""

@@ -53,7 +53,7 @@ class ActivationTier:
         self._room = Room(self._folder, settings.kv_bytes, settings.kv_free_bytes)
         self._prefetching = ThreadPoolExecutor(1, "memos-kv-cover")
         #: Held while a file is published with its cube, and while files without a cube are removed.
-        self._publishing = threading.Lock()
+        self.publishing = threading.Lock()
 
     # ------------------------------------------------------------ promotion
 
@@ -100,7 +100,7 @@ class ActivationTier:
         """
         if not keys:
             return True
-        with self._publishing:
+        with self.publishing:
             with self._database.read() as connection:
                 gone = set(keys) - activation_keys(connection)  # made again meanwhile: equal bytes, and needed
             if "_reuse" in self.__dict__:
@@ -115,7 +115,7 @@ class ActivationTier:
         """
         if not self._folder.is_dir():
             return
-        with self._publishing, self._database.read() as connection:
+        with self.publishing, self._database.read() as connection:
             needed = activation_keys(connection)
             try:
                 self._room.sweep(needed, min_age_s=0.0 if self._database.is_sqlite else ORPHAN_AGE_S)
@@ -179,7 +179,7 @@ class ActivationTier:
     def _promotion(self) -> Promotion:
         from memos.activation.promotion import Promotion
 
-        return Promotion(self._settings, self._database, self._models, self._files, self._publishing)
+        return Promotion(self._settings, self._database, self._models, self._files, self.publishing)
 
     @cached_property
     def _reuse(self) -> Reuse:
@@ -191,4 +191,4 @@ class ActivationTier:
     def _care(self) -> Care:
         from memos.activation.care import Care
 
-        return Care(self._database, self._files, self._publishing)
+        return Care(self._database, self._files, self.publishing)

@@ -53,7 +53,7 @@ class ParametricTier:
         self._folder = settings.home.expanduser() / FOLDER
         self._room = TalliedRoom(self._folder, settings.adapter_bytes, settings.kv_free_bytes)
         #: Held while a file is published with its row, and while files without a row are removed.
-        self._publishing = threading.Lock()
+        self.publishing = threading.Lock()
         self._index = AdapterIndex(database)
         #: Called as soon as the transaction that invalidated adapters is committed, before their files are removed.
         self.on_gone: list[OnGone] = []
@@ -196,7 +196,7 @@ class ParametricTier:
             tell(digests)
         if not keys:
             return True
-        with self._publishing:
+        with self.publishing:
             with self._database.read() as connection:
                 gone = set(keys) - adapter_keys(connection)  # published again meanwhile: equal bytes, and needed
             removed = [self._room.remove(key) for key in gone]  # all are tried
@@ -209,7 +209,7 @@ class ParametricTier:
         """
         if not self._folder.is_dir():
             return
-        with self._publishing, self._database.read() as connection:
+        with self.publishing, self._database.read() as connection:
             needed = adapter_keys(connection)
             try:
                 self._room.sweep(needed, min_age_s=0.0 if self._database.is_sqlite else ORPHAN_AGE_S)
@@ -229,7 +229,7 @@ class ParametricTier:
         from memos.parametric.registry import Registry
 
         files = AdapterFiles(self._folder, self._settings.adapter_bytes, self._settings.kv_free_bytes)
-        return Registry(self._settings, self._database, self._models, files, self._publishing)
+        return Registry(self._settings, self._database, self._models, files, self.publishing)
 
     @cached_property
     def _promotion(self) -> ParametricPromotion:

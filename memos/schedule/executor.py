@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from memos.cube import Scope
@@ -56,12 +56,13 @@ class Executor:
                 self._waiting.put((scope, job_id))
             self._start()
 
-    def recover(self) -> None:
-        """Queue what an earlier process left unfinished."""
+    def recover(self, scopes: Collection[Scope] | None = None) -> None:
+        """Queue what an earlier process left unfinished, or what was restored unfinished, of some users if named."""
         with self._database.read() as connection:
             left = unfinished_jobs(connection, self._tasks.keys())
         for scope, job_id in left:
-            self.submit(scope, job_id)
+            if scopes is None or scope in scopes:
+                self.submit(scope, job_id)
 
     def stop(self) -> None:
         """Give the running job back to the queue at its next report, and end the thread."""

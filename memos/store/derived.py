@@ -71,6 +71,11 @@ class Derived:
         activations = [one.cube_id for one in self._activations.all()]
         return self.remove([*activations, *(one.cube_id for one in self._adapters.all())])
 
+    def lose(self, cube_ids: Sequence[str]) -> Gone:
+        """Delete derived cubes whose files are lost or damaged; queue the training of what was served from notes."""
+        keys, adapters = self._activations.remove(cube_ids), self._adapters.remove(cube_ids)
+        return _gone(keys, adapters, self._retrain(adapters, frozenset()))
+
     def invalidate(self, note_ids: Sequence[str], *, changed: bool = False) -> Gone:
         """Delete what was made from one of these notes; queue the training of what was served from several.
 

@@ -134,6 +134,12 @@ class JobRepository(ScopedRepository):
             updated_at=now_us(),
         )
 
+    def let_go(self) -> None:
+        """Queue again whatever was running: in a restored namespace its runner is not of this store."""
+        running = self._update(jobs).where(jobs.c.state == JobState.RUNNING.value)
+        values = {"state": JobState.QUEUED.value, "lease_owner": None, "lease_until": None}
+        self.connection.execute(running.values(**values))
+
     def finish(
         self, job_id: str, state: JobState, *, result: dict[str, Any] | None = None, error: str | None = None
     ) -> None:

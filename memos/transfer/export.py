@@ -22,7 +22,7 @@ from memos.transfer.record import Header, MemoryRecord
 from memos.transfer.rows import record_of
 
 PAGE = 500
-_OWN_FILES = ("memos.db", "memos.db-wal", "memos.db-shm", "memos.lock", "chroma")
+_OWN_FILES = ("memos.db", "memos.db-wal", "memos.db-shm", "memos.lock", "chroma", "kv", "adapters", "training")
 
 
 class Exporter:
@@ -34,7 +34,7 @@ class Exporter:
 
     def export(self, scope: Scope, path: Path, progress: Progress) -> int:
         """Write what the scope holds, as of one moment, in the place of ``path``; return the number of memories."""
-        _check_target(path, self._home)
+        check_target(path, self._home)
         with replacing(path) as file, self._database.read() as connection:
             namespace = namespaces.find(connection, scope)
             archive = Archive(connection, namespace.id) if namespace else None
@@ -82,7 +82,7 @@ def _line(record: Header | MemoryRecord) -> bytes:
     return record.model_dump_json().encode() + b"\n"
 
 
-def _check_target(path: Path, home: Path) -> None:
+def check_target(path: Path, home: Path) -> None:
     """Refuse to write over the store itself."""
     target = path.resolve()
     folder = home.expanduser().resolve()

@@ -8,6 +8,7 @@ from memos_sdk._stream import AsyncChatStream, ChatStream
 from memos_sdk.errors import MemosError
 from memos_sdk.types import (
     AdapterInfo,
+    BackupReport,
     ChatReply,
     CubeVersion,
     DeletionReceipt,
@@ -18,6 +19,7 @@ from memos_sdk.types import (
     MemCube,
     Miss,
     RecallResult,
+    RestoreReport,
     Statistics,
     Usage,
 )
@@ -27,6 +29,7 @@ __all__ = [
     "AdapterInfo",
     "AsyncChatStream",
     "AsyncMemory",
+    "BackupReport",
     "ChatReply",
     "ChatStream",
     "CubeVersion",
@@ -40,6 +43,7 @@ __all__ = [
     "MemosError",
     "Miss",
     "RecallResult",
+    "RestoreReport",
     "Statistics",
     "Usage",
     "__version__",

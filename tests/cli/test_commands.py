@@ -136,6 +136,20 @@ def test_export_and_import(memos: Memos, stored: str, tmp_path: Path) -> None:
     assert memos("get", stored).code == 0
 
 
+def test_backup_and_restore(memos: Memos, stored: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "backup.tar.zst")
+    assert "backed up 1 memory of 1 users" in " ".join(memos("backup", path).out.split())
+    assert memos("backup", path, "--all", "--json").data["memories"] == 1
+    assert memos("backup", path, "--all", "--user", "u").code == 2
+    assert memos("backup", path, "--user", "nobody").code == 3
+    memos("update", stored, "--text", "Ann: I adopted a dog")
+    assert memos("restore", path).code == 4
+    assert "restored 1 memory of 1 users" in " ".join(memos("restore", path, "--replace").out.split())
+    assert memos("get", stored, "--json").data["text"] == "Ann: I adopted a cat"
+    (tmp_path / "backup.tar.zst").write_bytes(b"damaged")
+    assert memos("restore", path, "--json").problem["code"] == "backup-refused"
+
+
 def test_export_to_stdout(memos: Memos, stored: str) -> None:
     header, memory = memos("export", "-").out.splitlines()
     assert json.loads(header)["memories"] == 1

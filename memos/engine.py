@@ -29,6 +29,9 @@ from memos.clock import from_us, now_us, parse_time
 from memos.config import OFF, Settings
 from memos.cube import CubeVersion, DeletionReceipt, Kind, Link, MemCube, Scope, State, check_name
 from memos.doctor import DoctorReport, examine
+from memos.doctor.repair import Action, Mender
+from memos.doctor.strays import sweep_trainings
+from memos.doctor.survey import survey_of
 from memos.embedding.base import Embedder
 from memos.embedding.factory import make_embedder
 from memos.embedding.reindex import Progress, Reindexer
@@ -50,6 +53,7 @@ from memos.plaintext.recall import RecallRequest, RecallResult
 from memos.plaintext.writer import NoteWriter
 from memos.runtime.host import ModelHost
 from memos.schedule.executor import Executor, Report
+from memos.schedule.scrub import SCRUB, Scrubbed, ScrubReport, scrub, scrub_all
 from memos.store import namespaces
 from memos.store.database import Database
 from memos.store.derived import RETRAIN, Gone
@@ -73,6 +77,10 @@ MAX_PAGE = 1_000
 
 def _silent(done: int, total: int) -> None:
     """Report no progress."""
+
+
+def _unheard(progress: float) -> None:
+    """Report progress to nobody."""
 
 
 class MemoryOS:
@@ -121,14 +129,14 @@ class MemoryOS:
                 "promote": self.activation.run_promotion,
                 "distil": self.parametric.run_promotion,
                 RETRAIN: self.parametric.run_retraining,
+                SCRUB: lambda scope, payload, report: self.scrub(report).model_dump(mode="json"),
             },
         )
         if self.index.local:
             self.relay.recover()
         if self.index.configured:
             self.relay.start()
-        self.activation.sweep()
-        self.parametric.sweep()
+        self._swept = self._sweep()
         self._jobs.recover()
         if self.settings.notes != OFF:
             self._notes.recover()
@@ -485,7 +493,24 @@ class MemoryOS:
             self.index,
             embedder=self._embedder.present,
             progress=progress,
+            relay=self.relay,
         )
+
+    def repair(self) -> ScrubReport:
+        """Put right what :meth:`doctor` finds, as far as it can be; memories are never touched."""
+        self._check_open()
+        done = scrub_all(self._scrubbed(absent_too=True))
+        swept, self._swept = self._swept, ()
+        return done.model_copy(update={"actions": (*swept, *done.actions)})
+
+    def scrub(self, report: Report = _unheard) -> ScrubReport:
+        """Do a part of the same, slowly, going on where the last run ended: a task that is run from time to time.
+
+        Where processes share a database, a file that is not here may be in another's data directory and is left.
+        """
+        self._check_open()
+        store = self._scrubbed(absent_too=self.database.is_sqlite)
+        return scrub(store, self.settings.scrub_bytes_per_s, alive=lambda: report(0.5))
 
     def close(self) -> None:
         """Finish what is under way and release the store; closing twice is harmless."""
@@ -511,6 +536,26 @@ class MemoryOS:
         self.close()
 
     # ------------------------------------------------------------ inside
+
+    def _scrubbed(self, *, absent_too: bool) -> Scrubbed:
+        tiers = payload_files(self.settings)
+        index = self.index if self.index.configured else None
+        survey = survey_of(self.database, tiers, index, self.relay.alone)
+        mender = Mender(self.database, tiers, self._discard, self.relay.rebuild, absent_too=absent_too)
+        return Scrubbed(self.database, self.settings.home.expanduser(), survey, mender, self._sweep)
+
+    def _sweep(self) -> Sequence[Action]:
+        """Remove what belongs to nothing."""
+        removed = {
+            "KV files": self.activation.sweep(),
+            "adapters": self.parametric.sweep(),
+            "checkpoints": sweep_trainings(self.database, self.settings.home),
+        }
+        return [
+            Action(harm="stray", done=f"removed {count} {what} that belonged to nothing")
+            for what, count in removed.items()
+            if count
+        ]
 
     def _write_notes(self, scope: Scope, payload: Mapping[str, Any], report: Report) -> dict[str, Any]:
         """Write the notes of a namespace that wait."""

@@ -108,19 +108,20 @@ class ActivationTier:
             removed = [self._room.remove(key) for key in gone]  # all are tried
         return all(removed)
 
-    def sweep(self) -> None:
-        """Remove files that a process left behind when it ended between the two halves of a removal.
+    def sweep(self) -> int:
+        """Remove files that a process left behind when it ended between the two halves of a removal; return how many.
 
         A folder that cannot be swept is no reason not to open the memories: the log says so, and the next start tries.
         """
         if not self._folder.is_dir():
-            return
+            return 0
         with self.publishing, self._database.read() as connection:
             needed = activation_keys(connection)
             try:
-                self._room.sweep(needed, min_age_s=0.0 if self._database.is_sqlite else ORPHAN_AGE_S)
+                return self._room.sweep(needed, min_age_s=0.0 if self._database.is_sqlite else ORPHAN_AGE_S)
             except StoreError as error:
                 logger.warning("KV files were not swept: %s", error)
+                return 0
 
     # ------------------------------------------------------------ care
 

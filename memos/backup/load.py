@@ -20,7 +20,7 @@ from memos.store.embedder_table import EmbedderRow
 from memos.store.jobs import JobRepository
 from memos.store.mixture import FLOAT32
 from memos.store.namespaces import Namespace
-from memos.store.records import Audit
+from memos.store.records import Audit, Outbox
 from memos.store.whole import LOGS, WholeNamespace, carried_columns, carried_tables, embedder_column
 
 _PAGE = 500
@@ -91,11 +91,22 @@ class SpaceLoader:
         """Drop the derived cubes that have no file here, and let the directory say what it said."""
         left = [payload.cube_id for waiting in self._waiting.values() for payload in waiting.values()]
         gone = Derived(self._connection, self._namespace.id).lose(left)
-        namespaces.restore(self._connection, self._namespace, self.said)
+        namespaces.restore(self._connection, self._namespace.id, self.said, self._revision())
         Audit(self._connection, self._namespace.id).add("restore", None, count=self.said["memories"], **gone.counts)
         return gone
 
     # ------------------------------------------------------------ inside
+
+    def _revision(self) -> int:
+        """Return the revision that the namespace is at from now on: never an earlier one than it was.
+
+        Where it was there before, an index may be following it this moment, and is told of the change as of any other.
+        """
+        revision: int = max(self._namespace.revision, self.said["revision"])
+        if self._namespace.revision > 1:
+            self._whole.renumber(revision)
+            Outbox(self._connection, self._namespace.id).add(revision, [], clear=True)
+        return revision
 
     def _insert(self, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
         columns, embedder_id = carried_columns(table), self._embedder.id if self._embedder else None

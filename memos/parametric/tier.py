@@ -202,20 +202,23 @@ class ParametricTier:
             removed = [self._room.remove(key) for key in gone]  # all are tried
         return all(removed)
 
-    def sweep(self) -> None:
+    def sweep(self) -> int:
         """Remove files that a process left behind when it ended between file and row, and count the others.
 
+        Return how many were removed.
         A folder that cannot be swept is no reason not to open the memories: the log says so, and the next start tries.
         """
         if not self._folder.is_dir():
-            return
+            return 0
         with self.publishing, self._database.read() as connection:
             needed = adapter_keys(connection)
             try:
-                self._room.sweep(needed, min_age_s=0.0 if self._database.is_sqlite else ORPHAN_AGE_S)
+                removed = self._room.sweep(needed, min_age_s=0.0 if self._database.is_sqlite else ORPHAN_AGE_S)
                 self._room.recount()
             except (StoreError, OSError) as error:
                 logger.warning("adapters were not swept: %s", error)
+                return 0
+        return removed
 
     def close(self) -> None:
         """Let go of whoever serves from here."""

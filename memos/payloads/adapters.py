@@ -25,17 +25,24 @@ class AdapterPayloads(PayloadFiles):
     """The parametric tier. One that failed its gate has no file and is not listed."""
 
     name = "adapters"
-    word = "adapter"
+    many = "adapters"
+    setting = "MEMOS_ADAPTER_BYTES"
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self.cap = settings.adapter_bytes
         root = settings.home.expanduser() / self.name
         self.room = TalliedRoom(root, settings.adapter_bytes, settings.kv_free_bytes)
 
     def listed(self, connection: Connection, namespace_id: int) -> list[Payload]:
         """Return what the rows of a namespace say that there is, oldest first."""
-        known = AdapterRepository(connection, namespace_id).all()
-        return [Payload(one.cube_id, one.key, one.bytes, one) for one in known if one.key is not None]
+        known = map(_payload, AdapterRepository(connection, namespace_id).all())
+        return [payload for payload in known if payload is not None]
+
+    def find(self, connection: Connection, namespace_id: int, cube_id: str) -> Payload | None:
+        """Return what the row of a cube says."""
+        found = AdapterRepository(connection, namespace_id).get(cube_id)
+        return None if found is None else _payload(found)
 
     def needed(self, connection: Connection) -> set[str]:
         """Return the keys of the files that any row of the store names."""
@@ -77,6 +84,10 @@ class AdapterPayloads(PayloadFiles):
 def _check(card: Card, record: AdapterRecord) -> None:
     if (card.digest, card.base) != (record.digest, record.base):
         raise AdapterRefused("its file is of another one")
+
+
+def _payload(record: AdapterRecord) -> Payload | None:
+    return None if record.key is None else Payload(record.cube_id, record.key, record.bytes, record)
 
 
 def _record(payload: Payload) -> AdapterRecord:

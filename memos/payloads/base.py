@@ -9,6 +9,7 @@ from typing import IO, ClassVar
 
 from sqlalchemy import Connection
 
+from memos.activation.keys import SECRET
 from memos.activation.room import Room
 from memos.cube import Scope
 from memos.store.activations import Activation
@@ -41,8 +42,10 @@ class PayloadFiles(ABC):
 
     #: The folder of the tier in a data directory and in a backup.
     name: ClassVar[str]
-    #: What one of its files is called.
-    word: ClassVar[str]
+    #: What its files are called, and the setting that caps them.
+    many: ClassVar[str]
+    setting: ClassVar[str]
+    cap: int
     room: Room
 
     @property
@@ -53,6 +56,10 @@ class PayloadFiles(ABC):
     @abstractmethod
     def listed(self, connection: Connection, namespace_id: int) -> list[Payload]:
         """Return what the rows of a namespace say that there is, oldest first."""
+
+    @abstractmethod
+    def find(self, connection: Connection, namespace_id: int, cube_id: str) -> Payload | None:
+        """Return what the row of a cube says."""
 
     @abstractmethod
     def needed(self, connection: Connection) -> set[str]:
@@ -75,7 +82,11 @@ class PayloadFiles(ABC):
             self.room.remove(key)
 
     def check(self, tenant: str, payload: Payload, tell: Tell) -> Unusable | None:
-        """Read a file whole and return what is wrong with it, if anything."""
+        """Read a file whole and return what is wrong with it, if anything; nothing is written for it."""
+        if not self.room.path(payload.key).exists():
+            return Unusable("there is no such file", absent=True)
+        if not (self.room.root / SECRET).exists():
+            return Unusable("the secret that sealed it is not there", absent=False)
         try:
             self.hand_over(tenant, payload, lambda data: tell(len(data)))
         except Unusable as problem:

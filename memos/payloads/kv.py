@@ -27,16 +27,22 @@ class KVPayloads(PayloadFiles):
     """The activation tier."""
 
     name = "kv"
-    word = "KV file"
+    many = "KV files"
+    setting = "MEMOS_KV_BYTES"
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self.cap = settings.kv_bytes
         self.room = Room(settings.home.expanduser() / self.name, settings.kv_bytes, settings.kv_free_bytes)
 
     def listed(self, connection: Connection, namespace_id: int) -> list[Payload]:
         """Return what the rows of a namespace say that there is, oldest first."""
-        known = ActivationRepository(connection, namespace_id).all()
-        return [Payload(one.cube_id, one.key, one.bytes, one) for one in known]
+        return list(map(_payload, ActivationRepository(connection, namespace_id).all()))
+
+    def find(self, connection: Connection, namespace_id: int, cube_id: str) -> Payload | None:
+        """Return what the row of a cube says."""
+        found = ActivationRepository(connection, namespace_id).get(cube_id)
+        return None if found is None else _payload(found)
 
     def needed(self, connection: Connection) -> set[str]:
         """Return the keys of the files that any row of the store names."""
@@ -80,6 +86,10 @@ class KVPayloads(PayloadFiles):
         from memos.activation.files import KVFiles
 
         return KVFiles(self.room.root, self._settings.kv_bytes, self._settings.kv_free_bytes)
+
+
+def _payload(record: Activation) -> Payload:
+    return Payload(record.cube_id, record.key, record.bytes, record)
 
 
 def _record(payload: Payload) -> Activation:

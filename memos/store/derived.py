@@ -14,6 +14,8 @@ from memos.store.jobs import JobRepository
 
 #: The task that trains an adapter again from what is left of its notes.
 RETRAIN = "retrain"
+#: The tasks that train.
+TRAININGS = frozenset({"distil", RETRAIN})
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,11 @@ def count_memories(connection: Connection, namespace_id: int, change: int) -> No
     )
 
 
+def set_memories(connection: Connection, namespace_id: int, memories: int) -> None:
+    """Correct the namespace's number of live memories."""
+    connection.execute(update(namespaces).where(namespaces.c.id == namespace_id).values(memories=memories))
+
+
 def set_index(connection: Connection, namespace_id: int, collection: str | None, indexed_revision: int) -> None:
     """Record which collection serves the namespace and up to which revision, now that nobody is writing it."""
     connection.execute(
@@ -168,11 +173,10 @@ def described(connection: Connection, namespace_id: int) -> dict[str, Any]:
     return dict(connection.execute(select(*CARRIED).where(namespaces.c.id == namespace_id)).mappings().one())
 
 
-def restore(connection: Connection, namespace: Namespace, said: dict[str, Any]) -> None:
-    """Let the directory say of an open namespace what :func:`described` returned.
+def restore(connection: Connection, namespace_id: int, said: dict[str, Any], revision: int) -> None:
+    """Let the directory say of an open namespace what :func:`described` returned, as of a revision of this store.
 
-    Revisions never go back, and whoever has read the namespace at an earlier one must read it anew.
+    Whoever has read the namespace at an earlier one must read it anew.
     """
-    revision = max(namespace.revision, said["revision"])
     values = {**said, "revision": revision, "floor_revision": revision, "indexed_revision": 0}
-    connection.execute(update(namespaces).where(namespaces.c.id == namespace.id).values(values))
+    connection.execute(update(namespaces).where(namespaces.c.id == namespace_id).values(values))

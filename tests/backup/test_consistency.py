@@ -26,15 +26,28 @@ WRITTEN = Scope(user_id="written")
 Opener = Callable[..., MemoryOS]
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Any]:
-    """A process to fork workers from."""
+@pytest.fixture(scope="module", params=["memories", pytest.param("everything", marks=pytest.mark.soak)])
+def nursery(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A process to fork workers from; ``kept`` says what is in the stores they work on."""
     here = Path(__file__).parent
     kind = runpy.run_path(str(here.parent / "durability" / "conftest.py"))["Nursery"]
-    command = [sys.executable, str(here / "worker.py")]
+    command = [sys.executable, str(here / "worker.py"), *(["--torch"] if request.param == "everything" else [])]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
-        yield kind(process)
+        made = kind(process)
+        made.kept = request.param
+        yield made
+
+
+@pytest.fixture
+def home(nursery: Any, request: pytest.FixtureRequest, reopened: Opener, tmp_path: Path) -> Path:
+    """A closed store to work on."""
+    if nursery.kept == "everything":
+        return Path(request.getfixturevalue("full"))
+    with reopened(tmp_path / "data") as engine:
+        for scope in (ANN, BOB):
+            engine.store_many(scope, [{"text": f"{scope.user_id} wrote line {number}"} for number in range(200)])
+    return tmp_path / "data"
 
 
 def test_backup_while_writers_write(full: Path, reopened: Opener, tmp_path: Path) -> None:
@@ -87,36 +100,39 @@ def updates(rows: dict[str, list[dict[str, Any]]], user_id: str, said: dict[str,
     return len(written) if user_id == WRITTEN.user_id else 1
 
 
-@pytest.mark.parametrize("name", ["k", "k.tar.zst"])
-def test_killed_backup(nursery: Any, full: Path, reopened: Opener, tmp_path: Path, name: str) -> None:
+def test_killed_backup(nursery: Any, home: Path, reopened: Opener, tmp_path: Path) -> None:
     """What has its name is whole, and the next one to a killed one's place leaves nothing else there."""
-    for number in range(30 if SOAK else 2):
-        folder = tmp_path / str(number)
+    for number in range(60 if SOAK else 3):
+        folder, name = tmp_path / str(number), ("k", "k.tar.zst")[number % 2]
         folder.mkdir()
-        nursery.round(full, number, random.uniform(0.1, 0.6), path=str(folder / name), what="backup")
+        nursery.round(home, number, random.uniform(0.1, 0.5), path=str(folder / name), what="backup")
         made = [path for path in folder.iterdir() if not path.name.startswith(".")]
         for path in made:
             assert Source(path, 1 << 30).verify().namespaces
-        with reopened(full) as engine:
+        with reopened(home) as engine:
             engine.backup(folder / f"{len(made)}-{name}")
         assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
 def test_killed_restore(
-    nursery: Any, packed: Callable[[str], Path], reopened: Opener, all_rows: Callable[..., Any], tmp_path: Path
+    nursery: Any, home: Path, reopened: Opener, all_rows: Callable[..., Any], tmp_path: Path
 ) -> None:
     """The store has all of it or nothing, and no file without its cube once it is opened again."""
-    path = packed("b.tar.zst")
-    with reopened(tmp_path / "whole") as engine:
-        engine.restore(path)
+    path = tmp_path / "b.tar.zst"
+    with reopened(home) as engine:
         whole = all_rows(engine)
-    for number in range(30 if SOAK else 3):
-        home = tmp_path / f"new-{number}"
-        reopened(home).close()
-        nursery.round(home, number, random.uniform(0.05, 0.5), path=str(path), what="restore")
-        with reopened(home) as engine:
+        files = len(files_of(home))
+        engine.backup(path)
+    for number in range(60 if SOAK else 3):
+        new = tmp_path / f"new-{number}"
+        reopened(new).close()
+        nursery.round(new, number, random.uniform(0.05, 0.5), path=str(path), what="restore")
+        with reopened(new) as engine:
             found = all_rows(engine)
             assert found in ({}, whole)
-            files = [path for pattern in ("*.safetensors", "*.tmp") for path in home.rglob(pattern)]
-            assert len(files) == (6 if found else 0)
+            assert len(files_of(new)) == (files if found else 0)
             assert engine.doctor().healthy
+
+
+def files_of(home: Path) -> list[Path]:
+    return [path for pattern in ("*.safetensors", "*.tmp") for path in home.rglob(pattern)]

@@ -22,7 +22,7 @@ Opener = Callable[..., MemoryOS]
 Packer = Callable[[str], Path]
 
 
-@pytest.mark.parametrize("name", ["backup", "backup.tar", "backup.tar.zst"])
+@pytest.mark.parametrize("name", ["backup", "backup.tar.zst"])
 def test_all_of_a_store(
     full: Path, reopened: Opener, all_rows: Callable[[MemoryOS], Any], tmp_path: Path, name: str
 ) -> None:
@@ -97,7 +97,11 @@ def test_users_with_memories_are_replaced_only_if_told(full: Path, packed: Packe
         with pytest.raises(Conflict, match="--replace"):
             engine.restore(path)
         assert len(engine.list(ANN)) == 3
+        (name, *_), before = sorted(engine.index.names()), engine.stats(ANN).index_lag
         assert engine.restore(path, replace=True).replaced == 2
+        with engine.database.write() as connection:  # a relay that was at it says how far it had come
+            revision = namespaces.read(connection, 1).revision
+            namespaces.set_index(connection, 1, name, revision - before - 1)
         engine.relay.drain()
         assert [hit.text for hit in engine.recall(ANN, "cats dog", top_k=1).hits] == ["Ann: I adopted two cats"]
         assert added.id not in {cube.id for cube in engine.list(ANN)}

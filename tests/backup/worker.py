@@ -41,6 +41,9 @@ def work_until_killed(home: Path, path: Path, what: str) -> None:
 
 def main() -> None:
     """Fork a worker for every order; say its process id, and when it has ended."""
+    if "--torch" in sys.argv:  # once for all workers
+        import memos.activation.files
+        import memos.parametric.files  # noqa: F401
     for line in sys.stdin:
         order = json.loads(line)
         child = os.fork()

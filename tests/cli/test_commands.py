@@ -150,6 +150,17 @@ def test_backup_and_restore(memos: Memos, stored: str, tmp_path: Path) -> None:
     assert memos("restore", path, "--json").problem["code"] == "backup-refused"
 
 
+def test_doctor_repairs(memos: Memos, stored: str, data_folder: Path) -> None:
+    assert memos("doctor", "--repair").err == "nothing to repair\n"
+    stray = data_folder / "kv" / "ee" / f"{'e' * 64}.safetensors"
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes(b"nobody's")
+    assert "1 KV files" in " ".join(memos("doctor").out.split())
+    answer = memos("doctor", "--repair", "--json")
+    assert [one["done"] for one in answer.data["repairs"]] == ["removed 1 KV files that belonged to nothing"]
+    assert (answer.data["healthy"], stray.exists()) == (True, False)
+
+
 def test_export_to_stdout(memos: Memos, stored: str) -> None:
     header, memory = memos("export", "-").out.splitlines()
     assert json.loads(header)["memories"] == 1

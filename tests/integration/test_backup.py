@@ -49,6 +49,7 @@ def test_to_postgres_and_back(helpers: dict[str, Any], shared: MemoryOS, tmp_pat
         assert rows_of(engine.database) == before
         assert engine.doctor().healthy
     check_refusals(shared, tmp_path)
+    check_files_elsewhere(shared)
 
 
 def check_refusals(shared: MemoryOS, tmp_path: Path) -> None:
@@ -62,3 +63,14 @@ def check_refusals(shared: MemoryOS, tmp_path: Path) -> None:
     shared.forget(ANN.tenant, shared.list(ANN)[0].id)
     assert shared.restore(tmp_path / "two", replace=True).replaced == 2
     assert shared.stats(ANN).memories == 3
+
+
+def check_files_elsewhere(shared: MemoryOS) -> None:
+    """A file that is missing here may be in the data directory of another process: a scrub leaves its row."""
+    for path in (shared.settings.home / "kv").rglob("*.safetensors"):
+        path.unlink()
+    shared.settings.home.joinpath("scrub.json").unlink(missing_ok=True)
+    report = shared.scrub()
+    assert (report.complete, report.found, report.actions) == (True, {"file-lost": 2}, ())
+    assert [one.harm for one in shared.repair().actions] == ["file-lost"] * 2
+    assert shared.doctor().healthy

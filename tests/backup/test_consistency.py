@@ -120,7 +120,7 @@ def test_killed_restore(
     """The store has all of it or nothing, and no file without its cube once it is opened again."""
     path = tmp_path / "b.tar.zst"
     with reopened(home) as engine:
-        whole = all_rows(engine)
+        whole = without_revisions(all_rows(engine))
         files = len(files_of(home))
         engine.backup(path)
     for number in range(60 if SOAK else 3):
@@ -128,7 +128,7 @@ def test_killed_restore(
         reopened(new).close()
         nursery.round(new, number, random.uniform(0.05, 0.5), path=str(path), what="restore")
         with reopened(new) as engine:
-            found = all_rows(engine)
+            found = without_revisions(all_rows(engine))
             assert found in ({}, whole)
             assert len(files_of(new)) == (files if found else 0)
             assert engine.doctor().healthy
@@ -136,3 +136,8 @@ def test_killed_restore(
 
 def files_of(home: Path) -> list[Path]:
     return [path for pattern in ("*.safetensors", "*.tmp") for path in home.rglob(pattern)]
+
+
+def without_revisions(rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """A namespace that is replaced goes on counting its revisions."""
+    return {name: [{**row, "revision": 0} for row in found] for name, found in rows.items()}

@@ -65,7 +65,8 @@ def backup(
     session: Session,
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A new folder, or a file ending in .tar or .tar.zst.")],
     *,
-    everybody: Annotated[bool, typer.Option("--all", help="All users of all tenants.")] = False,
+    everybody: Annotated[bool, typer.Option("--all", help="All users, of one tenant if it is named.")] = False,
+    tenant: Annotated[str | None, typer.Option(metavar="NAME", help="Whose users; default: `default`.")] = None,
 ) -> None:
     """Write a user's memories with history, notes, KV files and adapters, whole or not at all.
 
@@ -73,9 +74,9 @@ def backup(
     """
     if everybody and session.user is not None:
         raise typer.BadParameter("name a user or --all, not both")
-    whose = {} if everybody else {"tenant": session.scope.tenant, "user_id": session.scope.user_id}
+    user = None if everybody else session.scope.user_id
     with session.engine() as engine, session.progress("copying files") as progress:
-        report = engine.backup(path, **whose, progress=progress)
+        report = engine.backup(path, tenant=tenant, user_id=user, progress=progress)
     session.show(report, lambda: Text("\n".join(_backed_up(report))))
 
 

@@ -214,6 +214,19 @@ def test_later_versions_are_told_to_upgrade(engine: MemoryOS, packed: Packer) ->
     check_refused(engine, path, "Upgrade", StoreTooNew)
 
 
+def test_columns_that_an_earlier_schema_had_not_get_their_defaults(other: MemoryOS, packed: Packer) -> None:
+    path = packed("b")
+
+    def as_before(table: str, row: dict[str, Any]) -> None:
+        if table == "versions":
+            del row["entities"], row["importance"]
+
+    with_lines(path, "rows/0000000.jsonl", as_before)
+    rewritten(path, lambda manifest: manifest.update(store_schema="0003"))
+    assert other.restore(path).memories == 6
+    assert other.list(ANN)[0].descriptor.entities == ()
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -142,6 +142,7 @@ def test_backup_and_restore(memos: Memos, stored: str, tmp_path: Path) -> None:
     assert memos("backup", path, "--all", "--json").data["memories"] == 1
     assert memos("backup", path, "--all", "--user", "u").code == 2
     assert memos("backup", path, "--user", "nobody").code == 3
+    assert memos("backup", path, "--tenant", "other").code == 3
     memos("update", stored, "--text", "Ann: I adopted a dog")
     assert memos("restore", path).code == 4
     assert "restored 1 memory of 1 users" in " ".join(memos("restore", path, "--replace").out.split())

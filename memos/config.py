@@ -93,6 +93,7 @@ class Settings(BaseSettings):
         10 << 30, ge=0, description="Most disk space for adapters; they leave the free space that KV files leave."
     )
     adapter_max_rank: int = Field(256, ge=1, description="Largest rank of an adapter.")
+    scrub_bytes_per_s: int = Field(8 << 20, ge=1, description="Most bytes that a scrub reads in a second.")
     pool_bytes: int = Field(
         1 << 30, ge=1, description="Memory for the KV caches of running requests, adapters and shared prompts."
     )

@@ -10,7 +10,7 @@ forget  delete with all that was derived, one transaction -> files and the index
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
@@ -22,10 +22,16 @@ from sqlalchemy import Connection
 
 from memos.activation.listing import KVFile, RebuildReport
 from memos.activation.tier import ActivationTier
+from memos.backup.backup import Backup
+from memos.backup.report import BackupReport, RestoreReport
+from memos.backup.restore import Restore
 from memos.clock import from_us, now_us, parse_time
 from memos.config import OFF, Settings
 from memos.cube import DEFAULT_USER, CubeVersion, Kind, Link, MemCube, Scope, State, check_name
 from memos.doctor import DoctorReport, examine
+from memos.doctor.repair import Action, Mender
+from memos.doctor.strays import sweep_trainings
+from memos.doctor.survey import survey_of
 from memos.embedding.base import Embedder
 from memos.embedding.factory import make_embedder
 from memos.embedding.reindex import Progress, Reindexer
@@ -37,6 +43,7 @@ from memos.llm.messages import ChatReply, check_messages, check_options
 from memos.parametric.distil.folder import forget_trainings
 from memos.parametric.listing import AdapterInfo
 from memos.parametric.tier import ParametricTier
+from memos.payloads.tiers import payload_files
 from memos.plaintext.chosen import chosen
 from memos.plaintext.forgetting import Forgetter
 from memos.plaintext.intake import check_batch, check_count, check_text
@@ -57,6 +64,7 @@ from memos.schedule.keeping import Keeping
 from memos.schedule.moving.move import Move
 from memos.schedule.moving.mover import Hands, Mover
 from memos.schedule.queue import Queue
+from memos.schedule.scrub import SCRUB, Scrubbed, ScrubReport, scrub, scrub_all
 from memos.schedule.task import Report, Task
 from memos.schedule.ticker import Ticker
 from memos.schedule.upkeep import Upkeep
@@ -71,7 +79,7 @@ from memos.store.namespaces import Namespace
 from memos.store.once import Once, record
 from memos.store.quota import check_jobs
 from memos.store.relay import IndexRelay
-from memos.store.scoped import locate, locate_job
+from memos.store.scoped import locate, locate_job, unfinished_jobs
 from memos.store.statistics import Statistics, statistics
 from memos.store.vector_index import VectorIndex
 from memos.store.views import ViewCache
@@ -86,6 +94,10 @@ UPKEEP_S = 600.0
 
 def _silent(done: int, total: int) -> None:
     """Report no progress."""
+
+
+def _unheard(progress: float) -> None:
+    """Report progress to nobody."""
 
 
 class MemoryOS:
@@ -140,6 +152,7 @@ class MemoryOS:
             PROMOTE: self.activation.run_promotion,
             "distil": self.parametric.run_promotion,
             RETRAIN: self.parametric.run_retraining,
+            SCRUB: lambda scope, payload, report: self.scrub(report).model_dump(mode="json"),
         }
         self._jobs: Queue = workers or Executor(self.database, moves)
         self._ticker = Ticker([self.upkeep.run], UPKEEP_S)
@@ -151,8 +164,7 @@ class MemoryOS:
             self.relay.recover()
         if self.index.configured:
             self.relay.start()
-        self.activation.sweep()
-        self.parametric.sweep()
+        self._swept = self._sweep()
         self._jobs.start()
         if self.settings.notes != OFF:
             self._notes.start()
@@ -572,6 +584,37 @@ class MemoryOS:
         self.relay.wake()
         return report
 
+    def backup(
+        self, path: Path, *, tenant: str | None = None, user_id: str | None = None, progress: Progress = _silent
+    ) -> BackupReport:
+        """Write all namespaces, those of a tenant or that of a user, with their files, to a folder or an archive.
+
+        ``path`` is an archive if it ends in ``.tar`` or ``.tar.zst``. It is whole or it is not there.
+        """
+        self._check_open()
+        backup = Backup(self.database, self.settings.home, payload_files(self.settings))
+        return backup.write(path, tenant, user_id, progress)
+
+    def restore(
+        self, path: Path, *, tenant: str | None = None, replace: bool = False, progress: Progress = _silent
+    ) -> RestoreReport:
+        """Restore what :meth:`backup` wrote, from any store, all or nothing; every checksum is compared first.
+
+        A namespace that holds memories already raises ``Conflict`` unless ``replace`` is set. With ``tenant``, nothing
+        of another tenant is restored.
+        """
+        self._check_open()
+        locks = (self.parametric.publishing, self.activation.publishing)
+        tiers = payload_files(self.settings)
+        restore = Restore(self.database, self._embedder, self.settings.home, tiers, locks)
+        restored = restore.read(path, tenant, replace=replace, progress=progress)
+        for scope, gone in restored.gone:
+            self._discard(scope, gone)
+        self._resume(restored.scopes)
+        self.relay.wake()
+        self.database.scrub()
+        return restored.report
+
     def reindex(self, embedder: str | Embedder | None = None, progress: Progress = _silent) -> int:
         """Rebuild every index from SQL; with ``embedder``, make new vectors first and switch over when all are made."""
         self._check_open()
@@ -590,7 +633,24 @@ class MemoryOS:
             self.index,
             embedder=self._embedder.present,
             progress=progress,
+            relay=self.relay,
         )
+
+    def repair(self) -> ScrubReport:
+        """Put right what :meth:`doctor` finds, as far as it can be; memories are never touched."""
+        self._check_open()
+        done = scrub_all(self._scrubbed(absent_too=True))
+        swept, self._swept = self._swept, ()
+        return done.model_copy(update={"actions": (*swept, *done.actions)})
+
+    def scrub(self, report: Report = _unheard) -> ScrubReport:
+        """Do a part of the same, slowly, going on where the last run ended: a task that is run from time to time.
+
+        Where processes share a database, a file that is not here may be in another's data directory and is left.
+        """
+        self._check_open()
+        store = self._scrubbed(absent_too=self.database.is_sqlite)
+        return scrub(store, self.settings.scrub_bytes_per_s, alive=lambda: report(0.5))
 
     def close(self) -> None:
         """Finish what is under way and release the store; closing twice is harmless."""
@@ -618,6 +678,36 @@ class MemoryOS:
         self.close()
 
     # ------------------------------------------------------------ inside
+
+    def _scrubbed(self, *, absent_too: bool) -> Scrubbed:
+        tiers = payload_files(self.settings)
+        index = self.index if self.index.configured else None
+        survey = survey_of(self.database, tiers, index, self.relay.alone)
+        mender = Mender(self.database, tiers, self._discard, self.relay.rebuild, absent_too=absent_too)
+        return Scrubbed(self.database, self.settings.home.expanduser(), survey, mender, self._sweep)
+
+    def _resume(self, scopes: Collection[Scope]) -> None:
+        """Submit the jobs of some users that wait."""
+        with self.database.read() as connection:
+            waiting = unfinished_jobs(connection)
+        for scope, job_id in waiting:
+            if scope in scopes:
+                self._jobs.submit(scope, job_id)
+                if self.settings.notes != OFF:
+                    self._notes.submit(scope, job_id)
+
+    def _sweep(self) -> Sequence[Action]:
+        """Remove what belongs to nothing."""
+        removed = {
+            "KV files": self.activation.sweep(),
+            "adapters": self.parametric.sweep(),
+            "checkpoints": sweep_trainings(self.database, self.settings.home),
+        }
+        return [
+            Action(harm="stray", done=f"removed {count} {what} that belonged to nothing")
+            for what, count in removed.items()
+            if count
+        ]
 
     def _write_notes(self, scope: Scope, payload: Mapping[str, Any], report: Report) -> dict[str, Any]:
         """Write the notes of a namespace that wait."""

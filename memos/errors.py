@@ -5,6 +5,7 @@
     │   ├── InvalidText           422  invalid-text        empty, NUL, lone surrogate, too long
     │   ├── InvalidFilter         422  invalid-filter      unknown operator, wrong operand
     │   ├── ImportRefused         422  import-refused      a malformed line under --strict
+    │   ├── BackupRefused         422  backup-refused      damaged, incomplete, or no backup at all
     │   ├── ModelUnsupported      422  model-unsupported   a model this runtime would run wrongly
     │   ├── BundleRefused         422  bundle-refused      too small, or longer than the model can read
     │   ├── AdapterRefused        422  adapter-refused     another model's, too high a rank, damaged
@@ -109,6 +110,12 @@ class ImportRefused(InvalidInput):
     """A strict import met a malformed line; nothing was imported."""
 
     code = "import-refused"
+
+
+class BackupRefused(InvalidInput):
+    """A backup that is damaged, incomplete or none at all; nothing of it was restored."""
+
+    code = "backup-refused"
 
 
 class ModelUnsupported(InvalidInput):

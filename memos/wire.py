@@ -65,6 +65,8 @@ class Wire:
             "chat": self._chat,
             "export": self._export,
             "import": self._import,
+            "backup": self._backup,
+            "restore": self._restore,
             "stats": self._stats,
         }
 
@@ -239,6 +241,14 @@ class Wire:
     def _import(self, payload: Payload) -> Any:
         report = self.engine.import_(self._scope(payload), Path(payload["path"]), strict=payload["strict"])
         return report.model_dump()
+
+    def _backup(self, payload: Payload) -> Any:
+        user_id = None if payload["all_users"] else self._scope(payload).user_id
+        return self.engine.backup(_folder(payload["path"]), tenant=self._tenant, user_id=user_id).model_dump()
+
+    def _restore(self, payload: Payload) -> Any:
+        path = _folder(payload["path"])
+        return self.engine.restore(path, tenant=self._tenant, replace=payload["replace"]).model_dump()
 
     def _stats(self, payload: Payload) -> Any:
         return self.engine.stats(self._scope(payload)).model_dump()

@@ -16,7 +16,6 @@ from memos.activation.tier import ORPHAN_AGE_S
 from memos.config import Settings
 from memos.cube import Kind, Scope, check_name
 from memos.errors import Conflict, InvalidInput, NotFound, StoreError
-from memos.parametric.distil.folder import sweep_trainings
 from memos.parametric.distil.recipe import Recipe
 from memos.parametric.index import AdapterIndex
 from memos.parametric.listing import AdapterInfo
@@ -28,7 +27,7 @@ from memos.store.adapters import AdapterRecord
 from memos.store.database import Database
 from memos.store.derived import RETRAIN
 from memos.store.lineage import Source
-from memos.store.scoped import adapter_keys, unfinished_jobs
+from memos.store.scoped import adapter_keys
 
 if TYPE_CHECKING:
     from memos.parametric.checks import Trained
@@ -57,7 +56,7 @@ class ParametricTier:
         self._folder = settings.home.expanduser() / FOLDER
         self._room = TalliedRoom(self._folder, settings.adapter_bytes, settings.kv_free_bytes)
         #: Held while a file is published with its row, and while files without a row are removed.
-        self._publishing = threading.Lock()
+        self.publishing = threading.Lock()
         self._index = AdapterIndex(database)
         #: Called as soon as the transaction that invalidated adapters is committed, before their files are removed.
         self.on_gone: list[OnGone] = []
@@ -210,7 +209,7 @@ class ParametricTier:
             tell(digests)
         if not keys:
             return True
-        with self._publishing:
+        with self.publishing:
             with self._database.read() as connection:
                 gone = set(keys) - adapter_keys(connection)  # published again meanwhile: equal bytes, and needed
             removed = [self._room.remove(key) for key in gone]  # all are tried
@@ -220,23 +219,23 @@ class ParametricTier:
         """Return whether the file of a key is there."""
         return self._room.path(key).exists()
 
-    def sweep(self) -> None:
+    def sweep(self) -> int:
         """Remove files that a process left behind when it ended between file and row, and count the others.
 
+        Return how many were removed.
         A folder that cannot be swept is no reason not to open the memories: the log says so, and the next start tries.
         """
-        with self._database.read() as connection:
-            trainings = unfinished_jobs(connection, TRAININGS)
-        sweep_trainings(self._settings.home, {scope for scope, _ in trainings})
         if not self._folder.is_dir():
-            return
-        with self._publishing, self._database.read() as connection:
+            return 0
+        with self.publishing, self._database.read() as connection:
             needed = adapter_keys(connection)
             try:
-                self._room.sweep(needed, min_age_s=0.0 if self._database.is_sqlite else ORPHAN_AGE_S)
+                removed = self._room.sweep(needed, min_age_s=0.0 if self._database.is_sqlite else ORPHAN_AGE_S)
                 self._room.recount()
             except (StoreError, OSError) as error:
                 logger.warning("adapters were not swept: %s", error)
+                return 0
+        return removed
 
     def close(self) -> None:
         """Let go of whoever serves from here."""
@@ -250,7 +249,7 @@ class ParametricTier:
         from memos.parametric.registry import Registry
 
         files = AdapterFiles(self._folder, self._settings.adapter_bytes, self._settings.kv_free_bytes)
-        return Registry(self._settings, self._database, self._models, files, self._publishing)
+        return Registry(self._settings, self._database, self._models, files, self.publishing)
 
     @cached_property
     def _promotion(self) -> ParametricPromotion:

@@ -71,6 +71,11 @@ class ActivationRepository(LineageRepository):
         )
         self.connection.execute(statement)
 
+    def set_file(self, cube_id: str, key: str, sha256: str) -> None:
+        """Name the file that a restored cube has here."""
+        statement = self._update(activations).where(activations.c.cube_id == cube_id)
+        self.connection.execute(statement.values(key=key, sha256=sha256))
+
     # ------------------------------------------------------------ reading
 
     def all(self) -> list[Activation]:

@@ -14,6 +14,8 @@ from memos.store.jobs import JobRepository
 
 #: The task that trains an adapter again from what is left of its notes.
 RETRAIN = "retrain"
+#: The tasks that train.
+TRAININGS = frozenset({"distil", RETRAIN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,11 @@ class Derived:
         """Delete every derived cube of the namespace, those without a lineage among them."""
         activations = [one.cube_id for one in self._activations.all()]
         return self.remove([*activations, *(one.cube_id for one in self._adapters.all())])
+
+    def lose(self, cube_ids: Sequence[str]) -> Gone:
+        """Delete derived cubes whose files are lost or damaged; queue the training of what was served from notes."""
+        keys, adapters = self._activations.remove(cube_ids), self._adapters.remove(cube_ids)
+        return _gone(keys, adapters, self._retrain(adapters, frozenset()))
 
     def invalidate(self, note_ids: Sequence[str], *, changed: bool = False) -> Gone:
         """Delete what was made from one of these notes; queue the training of what was served from several.

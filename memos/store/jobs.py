@@ -139,6 +139,12 @@ class JobRepository(ScopedRepository):
         if over is None:
             self._check(job_id, JobState.QUEUED)
 
+    def let_go(self) -> None:
+        """Queue again whatever was running: in a restored namespace its runner is not of this store."""
+        running = self._update(jobs).where(jobs.c.state == JobState.RUNNING.value)
+        values = {"state": JobState.QUEUED.value, "lease_owner": None, "lease_until": None}
+        self.connection.execute(running.values(**values))
+
     def unfinished(self) -> int:
         """Return how many jobs a user asked for wait or run; notes are the engine's own affair."""
         waits = jobs.c.state.in_((JobState.QUEUED.value, JobState.RUNNING.value))

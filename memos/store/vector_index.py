@@ -118,6 +118,18 @@ class VectorIndex:
         with self._present(name):
             return int(self._call(self._collection(name, create=False).count))
 
+    def pages(self, name: str) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+        """Yield what collection ``name`` holds, page by page: ids and float32 ``[n, dimension]`` vectors."""
+        offset = 0
+        while True:
+            with self._present(name):
+                get = self._collection(name, create=False).get
+                page = self._call(get, limit=_BATCH, offset=offset, include=["embeddings"])
+            if not page["ids"]:
+                return
+            yield page["ids"], np.asarray(page["embeddings"], np.float32)
+            offset += len(page["ids"])
+
     def names(self) -> list[str]:
         """Return the names of all collections."""
         return [collection.name for collection in self._call(self._client.list_collections)]

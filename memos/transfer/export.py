@@ -28,7 +28,7 @@ from memos.transfer.rows import record_of
 
 T = TypeVar("T")
 PAGE = 500
-_OWN_FILES = ("memos.db", "memos.db-wal", "memos.db-shm", "memos.lock", "chroma")
+_OWN_FILES = ("memos.db", "memos.db-wal", "memos.db-shm", "memos.lock", "chroma", "kv", "adapters", "training")
 
 
 class Exporter:
@@ -44,7 +44,7 @@ class Exporter:
         The file is on record before it has its name, for the receipts of what is deleted later; unless it is ``kept``
         where it is written, its path is not.
         """
-        _check_target(path, self._home)
+        check_target(path, self._home)
         with replacing(path) as file, self._recorded(scope, path if kept else None) as export:
             export.memories, export.digest = self._write(scope, file, progress)
         return export.memories
@@ -137,7 +137,7 @@ def _line(record: Header | MemoryRecord) -> bytes:
     return record.model_dump_json().encode() + b"\n"
 
 
-def _check_target(path: Path, home: Path) -> None:
+def check_target(path: Path, home: Path) -> None:
     """Refuse to write over the store itself."""
     target = path.resolve()
     folder = home.expanduser().resolve()

@@ -8,6 +8,7 @@ from memos_sdk._stream import AsyncChatStream, ChatStream
 from memos_sdk.errors import MemosError
 from memos_sdk.types import (
     AdapterInfo,
+    BackupReport,
     ChatReply,
     Check,
     CubeVersion,
@@ -23,6 +24,7 @@ from memos_sdk.types import (
     Move,
     RecallResult,
     ReceiptCheck,
+    RestoreReport,
     Retention,
     Statistics,
     Usage,
@@ -33,6 +35,7 @@ __all__ = [
     "AdapterInfo",
     "AsyncChatStream",
     "AsyncMemory",
+    "BackupReport",
     "ChatReply",
     "ChatStream",
     "Check",
@@ -51,6 +54,7 @@ __all__ = [
     "Move",
     "RecallResult",
     "ReceiptCheck",
+    "RestoreReport",
     "Retention",
     "Statistics",
     "Usage",

@@ -19,6 +19,7 @@ from memos_sdk._transport import AsyncTransport, Transport
 from memos_sdk.errors import InvalidInput, StoreClosed
 from memos_sdk.types import (
     AdapterInfo,
+    BackupReport,
     ChatReply,
     CubeVersion,
     DeletionReceipt,
@@ -30,6 +31,7 @@ from memos_sdk.types import (
     Move,
     RecallResult,
     ReceiptCheck,
+    RestoreReport,
     Retention,
     Statistics,
 )
@@ -430,6 +432,17 @@ class Memory:
         Malformed lines are reported and left out; under ``strict`` the first one refuses the whole file.
         """
         return self._call(operations.import_(path, user_id, agent_id, run_id, strict))
+
+    def backup(self, path: str | Path, *, user_id: str | None = None, all_users: bool = False) -> BackupReport:
+        """Write a user's memories, or everybody's, with KV files and adapters, to a folder or a .tar or .tar.zst file.
+
+        Embedded only: a service is backed up on its own machine.
+        """
+        return self._call(operations.backup(path, user_id, all_users))
+
+    def restore(self, path: str | Path, *, replace: bool = False) -> RestoreReport:
+        """Restore what ``backup`` wrote, all of it or nothing, over what a user has only if told to ``replace`` it."""
+        return self._call(operations.restore(path, replace))
 
     def stats(
         self,
@@ -848,6 +861,17 @@ class AsyncMemory:
         Malformed lines are reported and left out; under ``strict`` the first one refuses the whole file.
         """
         return await self._call(operations.import_(path, user_id, agent_id, run_id, strict))
+
+    async def backup(self, path: str | Path, *, user_id: str | None = None, all_users: bool = False) -> BackupReport:
+        """Write a user's memories, or everybody's, with KV files and adapters, to a folder or a .tar or .tar.zst file.
+
+        Embedded only: a service is backed up on its own machine.
+        """
+        return await self._call(operations.backup(path, user_id, all_users))
+
+    async def restore(self, path: str | Path, *, replace: bool = False) -> RestoreReport:
+        """Restore what ``backup`` wrote, all of it or nothing, over what a user has only if told to ``replace`` it."""
+        return await self._call(operations.restore(path, replace))
 
     async def stats(
         self,

@@ -10,8 +10,10 @@ from typing import Any, Generic, TypedDict, TypeVar
 
 from pydantic import TypeAdapter
 
+from memos_sdk.errors import InvalidInput
 from memos_sdk.types import (
     AdapterInfo,
+    BackupReport,
     ChatReply,
     CubeVersion,
     DeletionReceipt,
@@ -23,6 +25,7 @@ from memos_sdk.types import (
     Move,
     RecallResult,
     ReceiptCheck,
+    RestoreReport,
     Retention,
     Statistics,
 )
@@ -335,6 +338,19 @@ def import_(
     """Return the call behind ``Memory.import_``."""
     payload = {"path": str(path), **_scope(user_id, agent_id, run_id), "strict": strict}
     return Operation("import", payload, ImportReport.model_validate)
+
+
+def backup(path: str | Path, user_id: str | None, all_users: bool) -> Operation[BackupReport]:
+    """Return the call behind ``Memory.backup``."""
+    if user_id is not None and all_users:
+        raise InvalidInput("name a user or all of them, not both")
+    payload = {"path": str(path), "user_id": user_id, "all_users": all_users}
+    return Operation("backup", payload, BackupReport.model_validate)
+
+
+def restore(path: str | Path, replace: bool) -> Operation[RestoreReport]:
+    """Return the call behind ``Memory.restore``."""
+    return Operation("restore", {"path": str(path), "replace": replace}, RestoreReport.model_validate)
 
 
 def stats(user_id: str | None) -> Operation[Statistics]:

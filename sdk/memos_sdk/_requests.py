@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-from memos_sdk.errors import InvalidFilter, InvalidInput, InvalidText, NotFound
+from memos_sdk.errors import InvalidFilter, InvalidInput, InvalidText, NotBuilt, NotFound
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAME = re.compile("[^\x00-\x1f\ud800-\udfff]{1,256}")
@@ -252,6 +252,13 @@ def _import(payload: Payload) -> Request:
     return Request("POST", "/v1/import", query, headers=_key(None), file=_path(payload), slow=True)
 
 
+def _on_the_machine(_: Payload) -> Request:
+    raise NotBuilt(
+        "backups are made and restored on the machine of the store: `memos backup PATH`, `memos restore PATH`",
+        {"status": 501, "code": "not-implemented"},
+    )
+
+
 def _stats(payload: Payload) -> Request:
     return _read("GET", "/v1/stats", query=_user(payload))
 
@@ -293,6 +300,8 @@ _OPERATIONS: dict[str, Callable[[Payload], Request]] = {
     "chat": lambda payload: chat_request(payload, stream=False),
     "export": _export,
     "import": _import,
+    "backup": _on_the_machine,
+    "restore": _on_the_machine,
     "stats": _stats,
 }
 

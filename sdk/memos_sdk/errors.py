@@ -1,8 +1,8 @@
 """The errors a memory call can raise: the server's tree, mirrored by problem code.
 
 MemosError
-├── InvalidInput ── InvalidText, InvalidFilter, ImportRefused, ModelUnsupported, BundleRefused, AdapterRefused,
-│                    TrainingRefused, GateRefused, PromptTooLong
+├── InvalidInput ── InvalidText, InvalidFilter, ImportRefused, BackupRefused, ModelUnsupported, BundleRefused,
+│                    AdapterRefused, TrainingRefused, GateRefused, PromptTooLong
 ├── RequestRefused ── MethodRefused, TooLarge, UnsupportedMedia
 ├── Unauthenticated, Forbidden, NotFound, LimitReached, Overloaded, TimedOut, NotBuilt
 ├── Conflict ── VersionConflict ── PreconditionFailed
@@ -63,6 +63,12 @@ class ImportRefused(InvalidInput):
     """A strict import met a malformed line; nothing was imported."""
 
     code = "import-refused"
+
+
+class BackupRefused(InvalidInput):
+    """A backup that is damaged, incomplete or none at all; nothing of it was restored."""
+
+    code = "backup-refused"
 
 
 class ModelUnsupported(InvalidInput):

@@ -306,6 +306,42 @@ class Move(Model):
     created_at: datetime | None = None
 
 
+class BackupReport(Model):
+    """A backup that is on the disk whole. ``created_at`` is the moment that it is of, ``bytes`` its size unpacked.
+
+    ``left_out`` counts KV files and adapters that were gone or damaged: a restore does without them.
+    """
+
+    id: str
+    path: str
+    created_at: datetime
+    namespaces: int
+    memories: int
+    kv_files: int
+    adapters: int
+    left_out: int
+    bytes: int
+
+
+class RestoreReport(Model):
+    """What was restored of the backup ``id``. ``replaced`` counts users who had other memories before.
+
+    ``kv_dropped`` and ``adapters_dropped`` count what was not in the backup, or found no room: chats compute anew what
+    KV files held, and ``retraining`` adapters are trained again from their memories.
+    """
+
+    id: str
+    created_at: datetime
+    namespaces: int
+    memories: int
+    kv_files: int
+    adapters: int
+    kv_dropped: int
+    adapters_dropped: int
+    retraining: int
+    replaced: int
+
+
 class Job(Model):
     """A piece of work that goes on after the call. ``progress`` runs from 0 to 1.
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import random
+import time
 import re
 import threading
 from collections.abc import Callable, Sequence

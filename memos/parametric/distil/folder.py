@@ -22,6 +22,17 @@ def training_folder(home: Path, scope: Scope, note_ids: Sequence[str]) -> Path:
     return _owner(home, scope) / _digest(sorted(note_ids))
 
 
+def all_trainings(home: Path) -> list[Path]:
+    """Return the folders of all namespaces that have checkpoints."""
+    folder = home.expanduser() / FOLDER
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def trainings_of(home: Path, scope: Scope) -> Path:
+    """Return the folder of all checkpoints of a namespace."""
+    return _owner(home, scope)
+
+
 def forget_trainings(home: Path, scope: Scope) -> bool:
     """Remove all checkpoints of a namespace; return whether none is left."""
     folder = _owner(home, scope)

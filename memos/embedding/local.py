@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from memos.config import DEFAULT_EMBEDDER
 from memos.embedding.base import unit_rows
 from memos.errors import EmbedderUnavailable
+from memos.heavy import LOADING
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -74,7 +75,7 @@ class LocalEmbedder:
 
     @cached_property
     def _model(self) -> SentenceTransformer:
-        with self._lock:
+        with self._lock, LOADING:
             return self._load()
 
     def _load(self) -> SentenceTransformer:

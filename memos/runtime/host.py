@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from memos.config import Settings
 from memos.cube import Scope
+from memos.heavy import LOADING
 
 if TYPE_CHECKING:
     from memos.runtime.chat import ChatFormat
@@ -52,7 +53,8 @@ class ModelHost:
         """Return the model, loading it first. Raises ``ModelUnavailable`` and ``ModelUnsupported``."""
         with self._loading:
             if self._serving is None:
-                self._serving = self._load()
+                with LOADING:
+                    self._serving = self._load()
             return self._serving
 
     def drop_adapters(self, digests: Sequence[str]) -> None:

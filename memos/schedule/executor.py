@@ -74,8 +74,7 @@ class Executor:
         self._woken.clear()
         try:
             self._runner.release()
-            while self._runner.run_next():
-                pass
+            self._runner.run()
             wait = self._runner.due_in()
         except StoreError as error:  # the rows stay
             logger.warning("jobs wait: %s", error)

@@ -9,7 +9,6 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Concatenate, ParamSpec, TypeVar
 
 from memos.clock import now_us
 from memos.cube import Scope
@@ -22,9 +21,10 @@ from memos.store.jobs import JobState
 from memos.store.leases import LEASE_US, Lease, LeaseRepository, Standing, claim
 from memos.store.scoped import abandoned_jobs, due_jobs, next_due
 
-P = ParamSpec("P")
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
+
+#: Writes what became of a job.
+Change = Callable[[LeaseRepository, Lease], None]
 
 
 class Runner:
@@ -41,16 +41,18 @@ class Runner:
         self._stopping = threading.Event()
         self._served = ""
 
-    def run_next(self) -> bool:
-        """Run the job whose turn it is to its end; return whether there was one.
+    def run(self, most: int | None = None) -> int:
+        """Run jobs, each in its turn, until none is due or ``most`` were run; return how many.
 
-        Raises :class:`StoreError` if the store cannot be reached; the job is found again then, now or when its lease
-        ends. What a task raises by mistake is raised, once it is recorded.
+        Raises :class:`StoreError` if the store cannot be reached; a job is found again then, when its lease ends. What
+        a task raises by mistake is raised, once it is recorded.
         """
-        lease = None if self._stopping.is_set() else self._claim()
-        if lease is not None:
-            self._run(lease)
-        return lease is not None
+        count, lease = 0, self._next()
+        while lease is not None:
+            change = self._outcome(lease)
+            count += 1
+            lease = self._next(lease, change, more=most is None or count < most)
+        return count
 
     def release(self, *, everything: bool = False) -> None:
         """Queue again what was left by runners that died; ``everything`` is for a process that knows it is alone."""
@@ -83,53 +85,55 @@ class Runner:
 
     # ------------------------------------------------------------ inside
 
-    def _claim(self) -> Lease | None:
+    def _next(self, lease: Lease | None = None, change: Change | None = None, *, more: bool = True) -> Lease | None:
+        """Record what became of a job, if there was one, and claim the next, all in one transaction."""
         with self._database.write(lasting=False) as connection:
-            lease = claim(connection, self._tasks.keys(), self._served, self._lease_us)
-        if lease is not None:
-            self._served = lease.scope.tenant
-        return lease
+            if lease is not None and change is not None:
+                change(LeaseRepository(connection, lease.namespace_id), lease)
+            if not more or self._stopping.is_set():
+                return None
+            claimed = claim(connection, self._tasks.keys(), self._served, self._lease_us)
+        if claimed is not None:
+            self._served = claimed.scope.tenant
+        return claimed
 
-    def _run(self, lease: Lease) -> None:
+    def _outcome(self, lease: Lease) -> Change:
+        """Run the task of a job; return what is to be recorded."""
         try:
             with self._heart.beating(lease):
                 result = self._tasks[lease.task](lease.scope, lease.payload, partial(self._report, lease))
         except Interrupted:
-            self._record(lease, LeaseRepository.give_back)
+            return LeaseRepository.give_back
         except Cancelled:
-            self._record(lease, LeaseRepository.end, JobState.CANCELLED)
+            return partial(LeaseRepository.end, state=JobState.CANCELLED)
         except Superseded:
             logger.warning("job %s was left to another runner: its lease ended here", lease.job_id)
+            return _nothing
         except MemosError as error:
-            self._failed(lease, error)
+            return _failure(lease, error)
         except BaseException:
-            self._record(lease, LeaseRepository.end, JobState.FAILED, error="internal-error: see the log")
+            failure = partial(LeaseRepository.end, state=JobState.FAILED, error="internal-error: see the log")
+            self._next(lease, failure, more=False)
             raise
-        else:
-            self._record(lease, LeaseRepository.end, JobState.DONE, result=result)
-
-    def _failed(self, lease: Lease, error: MemosError) -> None:
-        message = f"{error.code}: {error.message}"
-        if isinstance(error, MAY_PASS) and lease.attempt < lease.most:
-            self._record(lease, LeaseRepository.put_off, delay_us(lease.attempt), message)
-        else:
-            self._record(lease, LeaseRepository.end, JobState.FAILED, error=message)
+        return partial(LeaseRepository.end, state=JobState.DONE, result=result)
 
     def _report(self, lease: Lease, progress: float) -> None:
         if self._stopping.is_set():
             raise Interrupted
-        standing = self._record(lease, LeaseRepository.keep, progress, self._lease_us)
+        with self._database.write(lasting=False) as connection:
+            standing = LeaseRepository(connection, lease.namespace_id).keep(lease, progress, self._lease_us)
         if standing is Standing.CANCELLED:
             raise Cancelled
         if standing is Standing.LOST:
             raise Superseded
 
-    def _record(
-        self,
-        lease: Lease,
-        change: Callable[Concatenate[LeaseRepository, Lease, P], T],
-        *args: P.args,
-        **values: P.kwargs,
-    ) -> T:
-        with self._database.write(lasting=False) as connection:
-            return change(LeaseRepository(connection, lease.namespace_id), lease, *args, **values)
+
+def _failure(lease: Lease, error: MemosError) -> Change:
+    message = f"{error.code}: {error.message}"
+    if isinstance(error, MAY_PASS) and lease.attempt < lease.most:
+        return partial(LeaseRepository.put_off, delay_us=delay_us(lease.attempt), error=message)
+    return partial(LeaseRepository.end, state=JobState.FAILED, error=message)
+
+
+def _nothing(jobs: LeaseRepository, lease: Lease) -> None:
+    """Record nothing."""

@@ -49,6 +49,9 @@ class Database:
         self.engine = _create(url)
         snapshot = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
         self._reader = self.engine.execution_options(**snapshot)
+        self._writers = {
+            lasting: self.engine.execution_options(**{WRITE: FULL if lasting else NORMAL}) for lasting in (True, False)
+        }
         self._turn = threading.Lock()
         self._unscrubbed = False
         if not migrate:
@@ -77,13 +80,7 @@ class Database:
         One that need not be ``lasting`` does not wait for the disk where it can do without (SQLite): it outlives the
         process, but a power cut may take it back.
         """
-        writer = self.engine.connect
-        with (
-            translated(),
-            self._in_turn(),
-            writer().execution_options(**{WRITE: FULL if lasting else NORMAL}) as connection,
-            connection.begin(),
-        ):
+        with translated(), self._in_turn(), self._writers[lasting].connect() as connection, connection.begin():
             yield connection
 
     @contextmanager

@@ -18,8 +18,9 @@ def upgrade() -> None:
     tenant = "SELECT tenant FROM namespaces WHERE namespaces.id = jobs.namespace_id"
     op.execute(f"UPDATE jobs SET tenant = ({tenant})")
     op.create_index("ix_jobs_namespace_id_state_task", "jobs", ["namespace_id", "state", "task"], unique=False)
-    turns = ["state", "tenant", sa.text("priority DESC"), "id", "run_after"]
-    op.create_index("ix_jobs_turns", "jobs", turns, unique=False)
+    op.create_index(
+        "ix_jobs_turns", "jobs", ["state", "tenant", sa.text("priority DESC"), "id", "run_after"], unique=False
+    )
     op.drop_index("ix_jobs_state_run_after", "jobs")
     op.create_table(
         "job_totals",

@@ -15,6 +15,7 @@ from memos.errors import BackupRefused, Conflict, EmbedderMismatch, InvalidInput
 from memos.store import namespaces
 from memos.store.activations import ActivationRepository
 from memos.store.jobs import JobRepository
+from memos.store.leases import LeaseRepository
 
 ANN = Scope(user_id="ann")
 BOB = Scope(tenant="other", user_id="bob")
@@ -164,7 +165,7 @@ def test_jobs_go_on(full: Path, reopened: Opener, tmp_path: Path) -> None:
     with reopened(full) as engine:
         with engine.database.write() as connection:
             job_id = JobRepository(connection, 1).add("retrain", {"ids": [], "to": "parametric"})
-            JobRepository(connection, 1).take(job_id, "somebody else")
+            LeaseRepository(connection, 1).take(ANN, job_id)
         engine.backup(tmp_path / "b")
     with reopened(tmp_path / "new", working=True) as engine:
         engine.restore(tmp_path / "b")

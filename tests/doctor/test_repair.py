@@ -297,7 +297,7 @@ def test_scrub_is_a_task(reopen: Callable[..., MemoryOS]) -> None:
             from memos.store.jobs import JobRepository
 
             job_id = JobRepository(connection, 1).add("scrub", {})
-        engine._jobs.recover()
+        engine._jobs.submit(Scope(), job_id)
         while (job := engine.job("default", job_id)).state not in ("done", "failed"):
             pass
         assert (job.state, (job.result or {})["complete"]) == ("done", True)

@@ -365,8 +365,9 @@ def test_broker_dies_and_comes_back(desk: Desk, broker: tuple[Any, str]) -> None
 def test_broker_that_is_not_there_fails_no_write(
     postgres_database: str, free_port: int, tmp_path: Path, embedder: Embedder
 ) -> None:
-    where = {"database_url": postgres_database, "broker_url": f"redis://127.0.0.1:{free_port}/0", "home": tmp_path}
-    with MemoryOS(Settings(notes="offline", **where), embedder) as engine:  # type: ignore[arg-type]
+    broker = f"redis://127.0.0.1:{free_port}/0"
+    settings = Settings(home=tmp_path, database_url=postgres_database, broker_url=broker, notes="offline")
+    with MemoryOS(settings, embedder) as engine:
         (cube,) = engine.store_many(Scope(), [{"text": "Ann adopted a cat"}])
         (job,) = engine.jobs(Scope())
         assert (job.task, job.state) == ("notes", "queued")
@@ -378,12 +379,12 @@ def test_messages_hold_ids_and_nothing_else(
     postgres_database: str, redis_url: str, tmp_path: Path, embedder: Embedder
 ) -> None:
     url = redis_url.removesuffix("0") + "1"
-    where = {"database_url": postgres_database, "broker_url": url, "home": tmp_path}
-    with MemoryOS(Settings(notes="offline", **where), embedder) as engine:  # type: ignore[arg-type]
+    settings = Settings(home=tmp_path, database_url=postgres_database, broker_url=url, notes="offline")
+    with MemoryOS(settings, embedder) as engine:
         engine.store_many(Scope(user_id="u"), [{"text": "Ann adopted a quokka"}])
         (job,) = engine.jobs(Scope(user_id="u"))
     with redis.Redis.from_url(url) as client:
-        (message,) = client.lrange(JOBS, 0, -1)  # type: ignore[misc]  # the client is not an asynchronous one
+        (message,) = client.lrange(JOBS, 0, -1)
         client.flushdb()
     assert b"quokka" not in message
     body = base64.b64decode(json.loads(message)["body"])

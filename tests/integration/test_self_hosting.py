@@ -492,6 +492,20 @@ def test_databases_die_again_and_again_under_load(stack: Stack) -> None:
         assert len(kept) == memory.stats().memories
 
 
+@pytest.mark.soak
+def test_worker_makes_what_the_service_uses(stack: Stack) -> None:
+    """A worker promotes memories with a model of its own; a chat of the service reuses the file."""
+    key = stack.first_key()
+    with stack.working(), stack.up(), Memory(stack.url, api_key=key) as memory:
+        told = [f"Ann wrote on day {day} that Miso slept on the radiator and Tom made soup" for day in range(4)]
+        ids = [cube.id for cube in memory.store_many([{"text": text} for text in told])]
+        job = memory.wait(memory.promote(ids, to="activation"))
+        assert job.result is not None, job.error
+        reply = memory.chat([{"role": "user", "content": "Where did Miso sleep?"}], max_tokens=4)
+        assert reply.tiers["activation"] == (job.result["cube_id"],)
+        assert reply.usage.tokens_reused > 0
+
+
 def goes_on(written: list[list[str]], answered: list[int]) -> bool:
     """Wait a moment; tell whether every writer wrote and somebody read meanwhile."""
     before = [len(ids) for ids in written], len(answered)

@@ -33,9 +33,10 @@ def queued(memory: Memory, running: Any) -> list[str]:
     engine, tenant = engine_of(memory, running)
     with engine.database.write() as connection:
         namespace = namespaces.open_for_write(connection, Scope(tenant=tenant, user_id="u"))
-        jobs, leases = (kind(connection, namespace.id) for kind in (JobRepository, LeaseRepository))
+        jobs, leases = JobRepository(connection, namespace.id), LeaseRepository(connection, namespace.id)
         ids = [jobs.add("unknown", {}) for _ in range(4)]
         lease = leases.take(Scope(tenant=tenant, user_id="u"), ids[3])
+        assert lease is not None
         leases.end(lease, JobState.FAILED, error="not-found: gone")
     return ids
 
@@ -52,9 +53,10 @@ def test_jobs_are_listed_newest_first(memory: Memory, queued: list[str]) -> None
     assert (failed.id, failed.error, failed.over) == (queued[3], "not-found: gone", True)
     assert memory.job(first.id) == first
     assert memory.jobs() == []
-    for bad in ({"state": "dead"}, {"limit": 0}, {"after": "x"}, {"user_id": " "}):
+    wrong: tuple[dict[str, Any], ...] = ({"state": "dead"}, {"limit": 0}, {"after": "x"}, {"user_id": " "})
+    for bad in wrong:
         with pytest.raises(errors.InvalidInput):
-            memory.jobs(**bad)  # type: ignore[arg-type]  # that is what is tried
+            memory.jobs(**bad)
 
 
 def test_waiting_job_is_cancelled_and_failed_one_tried_again(memory: Memory, queued: list[str]) -> None:

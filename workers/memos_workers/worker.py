@@ -35,9 +35,7 @@ class Worker:
     def run(self) -> None:
         """Run the job whose turn it is, and then what had to wait for just this one to end."""
         try:
-            _, runner = self._running()
-            if runner.run_next():
-                runner.run_next()
+            self._running()[1].run(2)
         except StoreError as error:
             logger.warning("a job waits: %s", error)
 

@@ -88,7 +88,7 @@ def test_silent_job_keeps_its_lease(database: Database, run: Any) -> None:
         return {}
 
     job_id = queued(database)
-    assert run(silent, lease_us=200_000).run_next()
+    assert run(silent, lease_us=200_000).run(1)
     assert read(database, job_id).state is JobState.DONE
 
 
@@ -98,7 +98,7 @@ def test_late_holder_of_a_lease_is_not_heard(database: Database, run: Any) -> No
 
     def late(scope: Scope, payload: Mapping[str, Any], report: Report) -> dict[str, Any]:
         change(database, lambda jobs: jobs.release(job_id, ALWAYS))
-        assert run(lambda *_: {"by": "another"}).run_next()
+        assert run(lambda *_: {"by": "another"}).run(1)
         if payload["reports"]:
             with pytest.raises(Superseded):
                 report(0.1)
@@ -108,7 +108,7 @@ def test_late_holder_of_a_lease_is_not_heard(database: Database, run: Any) -> No
 
     for reports in (False, True):
         job_id = queued(database, reports=reports)
-        assert run(late).run_next()
+        assert run(late).run(1)
         job = read(database, job_id)
         assert (job.state, job.attempts, job.progress, job.result) == (JobState.DONE, 2, 1.0, {"by": "another"})
     assert ended.is_set()
@@ -219,8 +219,8 @@ def test_upkeep_drops_old_jobs_and_survives_failures(
 
     done, failed, waiting = queued(database), queued(database, fail=True), queued(database)
     runner = run(work)
-    assert runner.run_next()
-    assert runner.run_next()
+    assert runner.run(1)
+    assert runner.run(1)
     keeping = Upkeep(database)
     keeping.run()
     assert read(database, done).state is JobState.DONE

@@ -6,9 +6,9 @@ import json
 import logging
 import os
 import random
-import time
 import re
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

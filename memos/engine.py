@@ -656,8 +656,8 @@ class MemoryOS:
         """Finish what is under way and release the store; closing twice is harmless."""
         if not self._open:
             return
-        self._open = False
         self._ticker.stop()
+        self._open = False
         self._notes.stop()
         self._scribe.close()
         self._jobs.stop()

@@ -27,7 +27,7 @@ def moves(memory: Memory) -> dict[str, Any]:
             memory.wait(move.job_id)
     undone = memory.undo(made[-1].id, user_id=FRIENDS) if made and made[-1].id else []
     return {
-        "questions": QUESTIONS,
+        "questions": list(QUESTIONS),
         "times": TIMES,
         "as_planned": [move.reason for move in planned] == [move.reason for move in made],
         "moves": [move.model_dump(mode="json") for move in memory.moves(user_id=FRIENDS)],

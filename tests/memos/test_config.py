@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from pydantic import ValidationError
 
 from memos.config import DEFAULT_EMBEDDER, Settings, default_home
@@ -31,6 +32,8 @@ GIVEN = {
     "model_dtype": ("bfloat16", "bfloat16"),
     "model_device": ("cuda:1", "cuda:1"),
     "kv_codec": ("int8", "int8"),
+    "broker_url": ("redis://redis:6379/0", "redis://redis:6379/0"),
+    "receipt_key": ("0" * 64, SecretStr("0" * 64)),
 }
 
 

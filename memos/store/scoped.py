@@ -222,9 +222,10 @@ def _turns() -> Select[Any]:
     waiting = waiting.union_all(select(following).where(waiting.c.tenant.is_not(None)))
     own = jobs.c.tenant == waiting.c.tenant
     running = select(func.count()).where(jobs.c.state == "running", own).scalar_subquery()
-    due = select(jobs.c.id).where(own, *_DUE).exists()
+    due = select(jobs.c.id).where(own, *_DUE).limit(1).scalar_subquery()  # PostgreSQL would make a join of EXISTS
+    present = (waiting.c.tenant.is_not(None), due.is_not(None))
     order = (running, waiting.c.tenant <= bindparam("after"), waiting.c.tenant)
-    return select(waiting.c.tenant).where(waiting.c.tenant.is_not(None), due).order_by(*order).limit(TENANTS)
+    return select(waiting.c.tenant).where(*present).order_by(*order).limit(TENANTS)
 
 
 #: Tenants that a search for a job looks at; what is due of these many may be locked by others.

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ import pytest
 import redis
 import sqlalchemy as sa
 
+from memos.clock import now_us
 from memos.config import Settings
 from memos.cube import Scope
 from memos.embedding.base import Embedder
 from memos.engine import MemoryOS
 from memos.errors import Conflict, InvalidInput
 from memos.schedule.celery_queue import JOBS, SWEEP, CeleryQueue, make_app
-from memos.store import namespaces
+from memos.store import namespaces, scoped
 from memos.store.database import Database
 from memos.store.job_totals import ended_jobs
 from memos.store.jobs import MAX_ATTEMPTS, Job, JobRepository, JobState
@@ -396,3 +398,24 @@ def test_broker_needs_a_database_that_workers_can_open(tmp_path: Path, embedder:
     with pytest.raises(InvalidInput, match="MEMOS_DATABASE_URL"):
         MemoryOS(Settings(home=tmp_path, broker_url="redis://127.0.0.1/0"), embedder)
     MemoryOS(Settings(home=tmp_path), embedder).close()
+
+
+def test_claim_reads_few_rows_of_a_long_queue(postgres_database: str) -> None:
+    """Whatever the planner thinks of it: a backlog must not make claims slower."""
+    with closing(Database(postgres_database)) as database, database.write() as connection:
+        namespace = namespaces.open_for_write(connection, Scope())
+        JobRepository(connection, namespace.id).add("work", {})
+        copy = "jsonb_populate_record(jobs, jsonb_build_object('id', lpad(n::text, 36, '0')))"
+        connection.execute(sa.text(f"INSERT INTO jobs SELECT ({copy}).* FROM jobs, generate_series(1, 3000) n"))
+        statement = scoped._TURNS.params(now=now_us(), tasks=["work"], after="")
+        how = {"literal_binds": True, "render_postcompile": True}
+        asked = statement.compile(dialect=connection.dialect, compile_kwargs=how)
+        plan = connection.scalar(sa.text(f"EXPLAIN (ANALYZE, FORMAT JSON) {asked}"))
+    assert sum(rows_read(plan[0]["Plan"])) < 50
+
+
+def rows_read(node: dict[str, Any]) -> Iterator[float]:
+    """Yield what each node of a plan returned."""
+    yield node["Actual Rows"] * node["Actual Loops"]
+    for inner in node.get("Plans", ()):
+        yield from rows_read(inner)

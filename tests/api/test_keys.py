@@ -191,7 +191,7 @@ def test_serve_refuses_to_be_open_to_others(data_folder: Path) -> None:
 # ---------------------------------------------------------------- every operation of the document
 
 UNKNOWN = "01900000-0000-7000-8000-000000000000"
-NAMES = ("cube_id", "job_id", "move_id", "key_id")
+NAMES = ("cube_id", "job_id", "move_id", "hold_id", "key_id")
 BODIES: dict[str, Any] = {
     "/v1/memories": {"text": "x"},
     "/v1/memories/refine": {},

@@ -6,8 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from memos.config import DEFAULT_EMBEDDER, Settings, default_home
 

@@ -203,6 +203,8 @@ BODIES: dict[str, Any] = {
     "/v1/keys": {"scopes": ["read"]},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}]},
     "/v1/embeddings": {"input": "x"},
+    "/v1/receipts/verify": {"receipt": {}},
+    "/v1/retention": {"days": 365},
 }
 
 
@@ -216,4 +218,4 @@ def request(method: str, path: str) -> dict[str, Any]:
     """What a request to an operation needs to be well formed."""
     if path.endswith("/import"):
         return {"content": b"{}", "headers": {"Content-Type": "application/octet-stream"}}
-    return {"json": BODIES.get(path, {})} if method in ("POST", "PATCH") else {}
+    return {"json": BODIES.get(path, {})} if method in ("POST", "PATCH", "PUT") else {}

@@ -130,7 +130,7 @@ def test_every_route_needs_its_scope(running: Any, client_of: Clients) -> None:
     """A key without a scope gets 403 from each route, whatever else would be wrong with the request."""
     nobody = {"read": client_of(scopes=["read"]), "write": client_of(scopes=["write"])}
     for method, path in operations(running):
-        reading = method == "GET" or path.endswith(("/recall", "/embeddings"))
+        reading = method == "GET" or path.endswith(("/recall", "/embeddings", "/verify"))
         wrong = nobody["write" if reading else "read"]
         answer = wrong.request(method, path.format(**dict.fromkeys(NAMES, UNKNOWN)), **request(method, path))
         assert answer.status_code == 403, (method, path, answer.text)

@@ -90,7 +90,7 @@ KINDS: dict[str, Sequence[str]] = {
 def main() -> int:
     """Measure everything."""
     arguments = parser(__doc__ or "")
-    arguments.add_argument("--many", action="store_true", help="measure 32 and 128 facts alone again")
+    arguments.add_argument("--many", action="store_true", help="measure what several adapters are alone again")
     options = arguments.parse_args()
     torch.set_num_threads(2)
     report = Report("distil", options)
@@ -99,11 +99,12 @@ def main() -> int:
     bench = Bench(report, serving)
     if options.many:
         report.resume()
-        report.rows = [row for row in report.rows if row["facts"] == SIZES[0]]
+        report.rows = [row for row in report.rows if row["facts"] == SIZES[0] and not row["arm"].startswith("beside")]
+        trained = [bench.trained(number) for number in range(SETS)]
     else:
-        trained = [bench.lora(SIZES[0], number) for number in range(1 if options.quick else SETS)]
-        for count in range(2, len(trained) + 1):
-            bench.beside(trained[:count])
+        trained = [bench.lora(number) for number in range(1 if options.quick else SETS)]
+    for count in range(2, len(trained) + 1):
+        bench.beside(trained[:count])
     if options.quick:
         for size in SIZES[1:]:
             report.missing(f"fact_recall_{size}", "--quick trains 8 facts only")
@@ -126,9 +127,16 @@ class Bench:
         self._report = report
         self._serving = serving
 
-    def lora(self, size: int, number: int) -> Adapter:
+    def trained(self, number: int) -> Adapter:
+        """Train the default recipe."""
+        course, recipe = Course(self._serving, SIZES[0], number), Recipe()
+        adapter = distil(self._serving, course.lesson(recipe), course.bundle, recipe, lambda _: None).trained
+        assert isinstance(adapter, Adapter)
+        return adapter
+
+    def lora(self, number: int) -> Adapter:
         """Train and ask the default recipe."""
-        course = Course(self._serving, size, number)
+        course = Course(self._serving, SIZES[0], number)
         adapter = self._distilled("lora", course, Recipe())
         assert isinstance(adapter, Adapter)
         if not number:

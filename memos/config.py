@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
 import platformdirs
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEFAULT_EMBEDDER = "all-MiniLM-L6-v2"
 BUNDLED_MODEL = "bundled"
 AUTO_CODEC = "auto"
 OFF, OFFLINE, LOCAL = "off", "offline", "local"
+
+
+_RECEIPT_KEY = re.compile("(?:[0-9a-f]{64})?")
 
 
 def default_home() -> Path:
@@ -89,6 +93,7 @@ class Settings(BaseSettings):
         10 << 30, ge=0, description="Most disk space for adapters; they leave the free space that KV files leave."
     )
     adapter_max_rank: int = Field(256, ge=1, description="Largest rank of an adapter.")
+    scrub_bytes_per_s: int = Field(8 << 20, ge=1, description="Most bytes that a scrub reads in a second.")
     pool_bytes: int = Field(
         1 << 30, ge=1, description="Memory for the KV caches of running requests, adapters and shared prompts."
     )
@@ -97,4 +102,18 @@ class Settings(BaseSettings):
     quota_kv_bytes: int = Field(0, ge=0, description="Most KV files of one user.")
     quota_adapter_bytes: int = Field(0, ge=0, description="Most adapters of one user.")
     quota_jobs: int = Field(0, ge=0, description="Most jobs of one user that wait or run.")
+    heat_half_life_days: float = Field(
+        7.0, gt=0, description="Days after which a use of a memory counts half: what is hot is moved up first."
+    )
+    receipt_key: SecretStr = Field(
+        SecretStr(""),
+        description="What receipts of deletion are signed with, 64 hex digits; made in `home/receipts` when unset.",
+    )
     idempotency_hours: int = Field(24, ge=1, description="How long an idempotency key is remembered.")
+
+    @field_validator("receipt_key")
+    @classmethod
+    def _check_receipt_key(cls, value: SecretStr) -> SecretStr:
+        if not _RECEIPT_KEY.fullmatch(value.get_secret_value()):
+            raise ValueError("must be 64 hex digits, as `openssl rand -hex 32` prints them")
+        return value

@@ -45,6 +45,10 @@ LEGAL_MOVES: dict[State, frozenset[State]] = {
     State.EXPIRED: frozenset(),
 }
 
+#: The provenance source of a memory that was written from several others, which are its parents: it goes with any of
+#: them. And how the remark begins of one that merely repeats others, whose ids follow.
+FUSION, ECHO = "fusion", "repeats what was recalled: "
+
 #: States whose cubes recall may return.
 RECALLABLE = frozenset({State.GENERATED, State.ACTIVATED, State.MERGED})
 
@@ -252,14 +256,3 @@ class CubeVersion(Frozen):
     changes: dict[str, Any] | None = None
     created_at: datetime
     valid_from: datetime
-
-
-class DeletionReceipt(Frozen):
-    """What a deletion removed, by place; ``pending`` names places that could not be reached and are retried."""
-
-    id: str
-    user_id: str
-    cube_ids: tuple[str, ...]
-    removed: dict[str, int]
-    pending: tuple[str, ...] = ()
-    deleted_at: datetime

@@ -4,13 +4,13 @@ store   check -> embed -> write, one transaction -> the index follows
 recall  understand -> embed -> find -> rank -> fit the budget
 chat    recall -> find a KV file that covers it -> load -> prefill the rest -> decode
 promote bundle -> prefill -> encode -> file -> cube, or bundle -> train -> gate -> file -> cube
-forget  delete with all that was derived, one transaction -> files and the index follow -> scrub -> receipt
+forget  delete with all that was derived, one transaction -> files and the index follow -> scrub -> signed receipt
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
@@ -22,10 +22,16 @@ from sqlalchemy import Connection
 
 from memos.activation.listing import KVFile, RebuildReport
 from memos.activation.tier import ActivationTier
+from memos.backup.backup import Backup
+from memos.backup.report import BackupReport, RestoreReport
+from memos.backup.restore import Restore
 from memos.clock import from_us, now_us, parse_time
 from memos.config import OFF, Settings
-from memos.cube import CubeVersion, DeletionReceipt, Kind, Link, MemCube, Scope, State, check_name
+from memos.cube import DEFAULT_USER, CubeVersion, Kind, Link, MemCube, Scope, State, check_name
 from memos.doctor import DoctorReport, examine
+from memos.doctor.repair import Action, Mender
+from memos.doctor.strays import sweep_trainings
+from memos.doctor.survey import survey_of
 from memos.embedding.base import Embedder
 from memos.embedding.factory import make_embedder
 from memos.embedding.reindex import Progress, Reindexer
@@ -37,30 +43,43 @@ from memos.llm.messages import ChatReply, check_messages, check_options
 from memos.parametric.distil.folder import forget_trainings
 from memos.parametric.listing import AdapterInfo
 from memos.parametric.tier import ParametricTier
+from memos.payloads.tiers import payload_files
 from memos.plaintext.chosen import chosen
+from memos.plaintext.forgetting import Forgetter
 from memos.plaintext.intake import check_batch, check_count, check_text
 from memos.plaintext.notes.keeper import NoteKeeper
 from memos.plaintext.notes.writers import scribe_of
 from memos.plaintext.reader import NoteReader
 from memos.plaintext.recall import RecallRequest, RecallResult
 from memos.plaintext.writer import NoteWriter
+from memos.receipts.check import ReceiptCheck, ReceiptChecker
+from memos.receipts.keys import ReceiptKeys
+from memos.receipts.receipt import DeletionReceipt, read_receipt, sealed
 from memos.runtime.host import ModelHost
 from memos.schedule.celery_queue import celery_queue
 from memos.schedule.executor import Executor
+from memos.schedule.expiry import Expired, expire
+from memos.schedule.heat import Cooling, HeatLog
+from memos.schedule.keeping import Keeping
+from memos.schedule.moving.move import Move
+from memos.schedule.moving.mover import Hands, Mover
 from memos.schedule.queue import Queue
+from memos.schedule.scrub import SCRUB, Scrubbed, ScrubReport, scrub, scrub_all
 from memos.schedule.task import Report, Task
+from memos.schedule.ticker import Ticker
 from memos.schedule.upkeep import Upkeep
 from memos.store import namespaces
 from memos.store.database import Database
 from memos.store.derived import RETRAIN, Gone
-from memos.store.jobs import NOTES, Job, JobRepository, JobState
+from memos.store.holds import Hold, Retention
+from memos.store.jobs import NOTES, PROMOTE, Job, JobRepository, JobState
 from memos.store.location import database_url
 from memos.store.lock import DirectoryLock
 from memos.store.namespaces import Namespace
 from memos.store.once import Once, record
 from memos.store.quota import check_jobs
 from memos.store.relay import IndexRelay
-from memos.store.scoped import locate, locate_job
+from memos.store.scoped import locate, locate_job, unfinished_jobs
 from memos.store.statistics import Statistics, statistics
 from memos.store.vector_index import VectorIndex
 from memos.store.views import ViewCache
@@ -69,10 +88,16 @@ from memos.transfer.importer import Importer
 from memos.transfer.report import ImportReport
 
 MAX_PAGE = 1_000
+#: Seconds between two looks for memories that have expired; recall hides them meanwhile.
+UPKEEP_S = 600.0
 
 
 def _silent(done: int, total: int) -> None:
     """Report no progress."""
+
+
+def _unheard(progress: float) -> None:
+    """Report progress to nobody."""
 
 
 class MemoryOS:
@@ -108,6 +133,7 @@ class MemoryOS:
         self.relay = IndexRelay(self.database, self.index, threshold)
         self._embedder = ServingEmbedder(embedder or make_embedder(self.settings))
         self._views = ViewCache(self.settings.cache_bytes)
+        self._heat = HeatLog(self.database, Cooling.days(self.settings.heat_half_life_days))
         #: Told of every recall, with the time of each of its stages.
         self.on_recall: list[Callable[[RecallResult], None]] = []
         self._reader = NoteReader(self.database, self._embedder, self.index, self.relay, self._views)
@@ -115,26 +141,35 @@ class MemoryOS:
         self.parametric = ParametricTier(self.settings, self.database, self.models)
         self.parametric.on_gone.append(self.models.drop_adapters)
         self.upkeep = Upkeep(self.database)
+        self.upkeep.work += [self.expire, self.database.scrub_again]
         notes: dict[str, Task] = {NOTES: self._write_notes}
         self._notes: Queue = workers or Executor(self.database, notes, name="memos-notes")
         self._writer = NoteWriter(self.database, self._embedder, self.settings, self._discard, self._notes.submit)
+        self._receipt_keys = ReceiptKeys(self.settings)
+        self._forgetter = Forgetter(self.database, self.settings, self._receipt_keys, self._discard, self._notes.submit)
+        self._keeping = Keeping(self.database)
         moves: dict[str, Task] = {
-            "promote": self.activation.run_promotion,
+            PROMOTE: self.activation.run_promotion,
             "distil": self.parametric.run_promotion,
             RETRAIN: self.parametric.run_retraining,
+            SCRUB: lambda scope, payload, report: self.scrub(report).model_dump(mode="json"),
         }
-        self._jobs: Queue = workers or Executor(self.database, moves, upkeep=self.upkeep.run)
+        self._jobs: Queue = workers or Executor(self.database, moves)
+        self._ticker = Ticker([self.upkeep.run], UPKEEP_S)
         #: What jobs can be of, for workers.
         self.tasks = moves if self.settings.notes == OFF else moves | notes
+        hands = Hands(self.promote, self.demote, self.job)
+        self._mover = Mover(self.settings, self.database, self.models, self.activation, hands)
         if self.index.local:
             self.relay.recover()
         if self.index.configured:
             self.relay.start()
-        self.activation.sweep()
-        self.parametric.sweep()
+        self._swept = self._sweep()
         self._jobs.start()
         if self.settings.notes != OFF:
             self._notes.start()
+        if workers is None:  # theirs is beat's affair
+            self._ticker.start()
 
     # ------------------------------------------------------------ writing
 
@@ -198,15 +233,68 @@ class MemoryOS:
         return self._writer.move(self._home(tenant, cube_id, user_id), cube_id, target)
 
     def forget(self, tenant: str, cube_id: str, *, user_id: str | None = None) -> DeletionReceipt:
-        """Delete one memory everywhere."""
+        """Delete one memory everywhere. Raises ``LegalHold`` while it is held."""
         self._check_open()
         scope = self._home(tenant, cube_id, user_id)
-        return self._settle(scope, self._writer.forget(scope, cube_id))
+        return self._settle(scope, self._forgetter.forget(scope, cube_id))
 
     def forget_all(self, scope: Scope) -> DeletionReceipt:
-        """Delete every memory of a namespace, or of one agent or run in it."""
+        """Delete every memory of a namespace, or of one agent or run in it. Raises ``LegalHold`` while one is held."""
         self._check_open()
-        return self._settle(scope, self._writer.forget_all(scope))
+        return self._settle(scope, self._forgetter.forget_all(scope))
+
+    # ------------------------------------------------------------ keeping
+
+    def hold(
+        self, tenant: str, cube_id: str | None = None, *, user_id: str | None = None, reason: str | None = None
+    ) -> Hold:
+        """Place a legal hold on a memory, or on all memories of a user where no id is given."""
+        self._check_open()
+        if cube_id is None:
+            scope = Scope(tenant=tenant, user_id=DEFAULT_USER if user_id is None else user_id)
+        else:
+            scope = self._home(tenant, cube_id, user_id)
+        return self._keeping.hold(scope, cube_id, reason)
+
+    def release(self, tenant: str, hold_id: str) -> Hold:
+        """End a legal hold; return it as it was."""
+        self._check_open()
+        return self._keeping.release(tenant, hold_id)
+
+    def holds(self, scope: Scope) -> Sequence[Hold]:
+        """Return the legal holds on memories of a user, oldest first."""
+        self._check_open()
+        return self._keeping.holds(scope)
+
+    def retention(self, scope: Scope) -> Retention:
+        """Return how many days memories of a user are kept."""
+        self._check_open()
+        return self._keeping.retention(scope)
+
+    def retain(self, scope: Scope, days: int) -> Retention:
+        """Keep memories of a user so many days from when they were stored, 0 for good; pinned and held ones stay."""
+        self._check_open()
+        return self._keeping.retain(scope, days)
+
+    def expire(self) -> Expired:
+        """Delete for good what has expired, or was kept long enough, in every namespace; held memories stay."""
+        self._check_open()
+        return expire(self.database, self._expire_some, self._emptied)
+
+    def verify_receipt(self, tenant: str, receipt: object) -> ReceiptCheck:
+        """Check a receipt's signature, and hold it against the system as it is now."""
+        self._check_open()
+        given = read_receipt(receipt)
+        if given.tenant != tenant:
+            raise NotFound(f"no deletion {given.id!r} here")
+        files = {"kv": self.activation.has, "adapters": self.parametric.has}
+        checker = ReceiptChecker(self.database, self.index, files, self.settings.home)
+        return checker.check(given, self._receipt_keys.of(tenant))
+
+    def repeated(self, receipt: object) -> DeletionReceipt:
+        """Return the receipt of a deletion that was carried out before, from what was kept of it."""
+        given = read_receipt(receipt)
+        return self._settle(Scope(tenant=given.tenant, user_id=given.user_id), given)
 
     # ------------------------------------------------------------ reading
 
@@ -258,6 +346,7 @@ class MemoryOS:
             explain=explain,
         )
         result = self._reader.recall(scope, request, filters)
+        self._heat.count(scope, [hit.id for hit in result.hits])
         for tell in self.on_recall:
             tell(result)
         return result
@@ -284,7 +373,10 @@ class MemoryOS:
         self._check_open()
         asked, how = check_messages(messages), check_options(options, self.settings)
         chat = Chat(self._recall, self.models, self.activation, self.parametric, self.settings)
-        return chat.answer(scope, asked, how, on_text)
+        reply = chat.answer(scope, asked, how, on_text)
+        derived = (Kind.ACTIVATION.value, Kind.PARAMETRIC.value)
+        self._heat.count(scope, [cube_id for tier in derived for cube_id in reply.tiers.get(tier, ())])
+        return reply
 
     def get(self, tenant: str, cube_id: str, *, user_id: str | None = None) -> MemCube:
         """Return one memory."""
@@ -339,7 +431,7 @@ class MemoryOS:
             task = "distil"
             scope, payload = self.parametric.check_promotion(tenant, cube_ids, user_id, codec, options)
         else:
-            task = "promote"
+            task = PROMOTE
             scope, payload = self.activation.check_promotion(tenant, cube_ids, to, user_id, codec)
         with self.database.write() as connection:
             namespace = namespaces.open_for_write(connection, scope)
@@ -370,6 +462,23 @@ class MemoryOS:
         if found is None:
             raise NotFound(f"no job {job_id!r} here")
         return found
+
+    def plan(self, scope: Scope, *, dry_run: bool = True) -> Sequence[Move]:
+        """Return what would be moved between tiers now, and why; without ``dry_run``, move it."""
+        self._check_open()
+        self._heat.flush()
+        moves = self._mover.plan(scope)
+        return moves if dry_run else self._mover.carry_out(scope, moves)
+
+    def moves(self, scope: Scope) -> Sequence[Move]:
+        """Return what was moved between tiers in a namespace, oldest first."""
+        self._check_open()
+        return self._mover.moves(scope)
+
+    def undo(self, scope: Scope, move_id: str) -> Sequence[Move]:
+        """Take a move back: give up what was made, or make again what was given up. Return the moves that do it."""
+        self._check_open()
+        return self._mover.undo(scope, move_id)
 
     def jobs(
         self, scope: Scope, *, state: str | None = None, limit: int = 100, after: str | None = None
@@ -432,10 +541,12 @@ class MemoryOS:
         self._check_open()
         return self.parametric.show(self._home(tenant, cube_id, user_id), cube_id)
 
-    def export_adapter(self, tenant: str, cube_id: str, path: Path, *, user_id: str | None = None) -> AdapterInfo:
+    def export_adapter(
+        self, tenant: str, cube_id: str, path: Path, *, user_id: str | None = None, kept: bool = True
+    ) -> AdapterInfo:
         """Write an adapter as a PEFT directory, to a new or an empty folder."""
         self._check_open()
-        return self.parametric.export(self._home(tenant, cube_id, user_id), cube_id, path)
+        return self.parametric.export(self._home(tenant, cube_id, user_id), cube_id, path, kept=kept)
 
     def import_adapter(self, scope: Scope, path: Path, *, name: str | None = None) -> AdapterInfo:
         """Register the adapter of a PEFT directory; it is used only where a request names it."""
@@ -454,10 +565,13 @@ class MemoryOS:
 
     # ------------------------------------------------------------ moving and mending
 
-    def export(self, scope: Scope, path: Path, progress: Progress = _silent) -> int:
-        """Write a namespace to a JSON Lines file, atomically; return the number of memories."""
+    def export(self, scope: Scope, path: Path, progress: Progress = _silent, *, kept: bool = True) -> int:
+        """Write a namespace to a JSON Lines file, atomically; return the number of memories.
+
+        Receipts of later deletions name the file; say so if it is not ``kept`` at that path but passed on.
+        """
         self._check_open()
-        return Exporter(self.database, self.settings.home).export(scope, path, progress)
+        return Exporter(self.database, self.settings.home).export(scope, path, progress, kept=kept)
 
     def import_(self, scope: Scope, path: Path, *, strict: bool = False, progress: Progress = _silent) -> ImportReport:
         """Read memories from a file (own export, JSON Lines, LoCoMo, chat log, prose), all good lines or none.
@@ -469,6 +583,37 @@ class MemoryOS:
         report = importer.run(scope, path, strict=strict, progress=progress)
         self.relay.wake()
         return report
+
+    def backup(
+        self, path: Path, *, tenant: str | None = None, user_id: str | None = None, progress: Progress = _silent
+    ) -> BackupReport:
+        """Write all namespaces, those of a tenant or that of a user, with their files, to a folder or an archive.
+
+        ``path`` is an archive if it ends in ``.tar`` or ``.tar.zst``. It is whole or it is not there.
+        """
+        self._check_open()
+        backup = Backup(self.database, self.settings.home, payload_files(self.settings))
+        return backup.write(path, tenant, user_id, progress)
+
+    def restore(
+        self, path: Path, *, tenant: str | None = None, replace: bool = False, progress: Progress = _silent
+    ) -> RestoreReport:
+        """Restore what :meth:`backup` wrote, from any store, all or nothing; every checksum is compared first.
+
+        A namespace that holds memories already raises ``Conflict`` unless ``replace`` is set. With ``tenant``, nothing
+        of another tenant is restored.
+        """
+        self._check_open()
+        locks = (self.parametric.publishing, self.activation.publishing)
+        tiers = payload_files(self.settings)
+        restore = Restore(self.database, self._embedder, self.settings.home, tiers, locks)
+        restored = restore.read(path, tenant, replace=replace, progress=progress)
+        for scope, gone in restored.gone:
+            self._discard(scope, gone)
+        self._resume(restored.scopes)
+        self.relay.wake()
+        self.database.scrub()
+        return restored.report
 
     def reindex(self, embedder: str | Embedder | None = None, progress: Progress = _silent) -> int:
         """Rebuild every index from SQL; with ``embedder``, make new vectors first and switch over when all are made."""
@@ -488,16 +633,35 @@ class MemoryOS:
             self.index,
             embedder=self._embedder.present,
             progress=progress,
+            relay=self.relay,
         )
+
+    def repair(self) -> ScrubReport:
+        """Put right what :meth:`doctor` finds, as far as it can be; memories are never touched."""
+        self._check_open()
+        done = scrub_all(self._scrubbed(absent_too=True))
+        swept, self._swept = self._swept, ()
+        return done.model_copy(update={"actions": (*swept, *done.actions)})
+
+    def scrub(self, report: Report = _unheard) -> ScrubReport:
+        """Do a part of the same, slowly, going on where the last run ended: a task that is run from time to time.
+
+        Where processes share a database, a file that is not here may be in another's data directory and is left.
+        """
+        self._check_open()
+        store = self._scrubbed(absent_too=self.database.is_sqlite)
+        return scrub(store, self.settings.scrub_bytes_per_s, alive=lambda: report(0.5))
 
     def close(self) -> None:
         """Finish what is under way and release the store; closing twice is harmless."""
         if not self._open:
             return
+        self._ticker.stop()
         self._open = False
         self._notes.stop()
         self._scribe.close()
         self._jobs.stop()
+        self._heat.close()
         if self._owns_models:
             self.models.close()
         self.activation.close()
@@ -514,6 +678,36 @@ class MemoryOS:
         self.close()
 
     # ------------------------------------------------------------ inside
+
+    def _scrubbed(self, *, absent_too: bool) -> Scrubbed:
+        tiers = payload_files(self.settings)
+        index = self.index if self.index.configured else None
+        survey = survey_of(self.database, tiers, index, self.relay.alone)
+        mender = Mender(self.database, tiers, self._discard, self.relay.rebuild, absent_too=absent_too)
+        return Scrubbed(self.database, self.settings.home.expanduser(), survey, mender, self._sweep)
+
+    def _resume(self, scopes: Collection[Scope]) -> None:
+        """Submit the jobs of some users that wait."""
+        with self.database.read() as connection:
+            waiting = unfinished_jobs(connection)
+        for scope, job_id in waiting:
+            if scope in scopes:
+                self._jobs.submit(scope, job_id)
+                if self.settings.notes != OFF:
+                    self._notes.submit(scope, job_id)
+
+    def _sweep(self) -> Sequence[Action]:
+        """Remove what belongs to nothing."""
+        removed = {
+            "KV files": self.activation.sweep(),
+            "adapters": self.parametric.sweep(),
+            "checkpoints": sweep_trainings(self.database, self.settings.home),
+        }
+        return [
+            Action(harm="stray", done=f"removed {count} {what} that belonged to nothing")
+            for what, count in removed.items()
+            if count
+        ]
 
     def _write_notes(self, scope: Scope, payload: Mapping[str, Any], report: Report) -> dict[str, Any]:
         """Write the notes of a namespace that wait."""
@@ -567,11 +761,33 @@ class MemoryOS:
 
     def _settle(self, scope: Scope, receipt: DeletionReceipt) -> DeletionReceipt:
         """Carry a deletion to every place outside SQL before saying that it is done."""
-        pending = receipt.pending
+        pending = (*receipt.pending, *self._emptied(scope))
+        done = receipt.model_copy(update={"pending": pending, "lingering": self._lingering(scope)})
+        return sealed(done, self._receipt_keys.of(scope.tenant))
+
+    def _expire_some(self, scope: Scope, now: int, limit: int) -> dict[str, int]:
+        self._check_open()  # between two batches, so that closing waits for one at most
+        return self._forgetter.expire(scope, now, limit)
+
+    def _emptied(self, scope: Scope) -> tuple[str, ...]:
+        """Let indexes and logs follow a deletion; return the names of those that cannot yet."""
+        pending: tuple[str, ...] = ()
+        self._reader.follow(scope)
         try:
             self.relay.follow(scope)
         except StoreUnavailable:
-            pending = (*pending, "vector_index")  # the outbox keeps it; the relay repeats it until Chroma is back
+            pending += ("vector_index",)  # the outbox keeps it; the relay repeats it until Chroma is back
             self.relay.wake()
-        self.database.scrub()
-        return receipt.model_copy(update={"pending": pending})
+        if not self.database.scrub():
+            pending += ("write_ahead_log",)  # somebody reads; the ticker tries again, and closing empties it
+        return pending
+
+    def _lingering(self, scope: Scope) -> tuple[str, ...]:
+        """Return the places whose files keep what nothing can reach any more until they are rewritten."""
+        with self.database.read() as connection:
+            namespace = namespaces.find(connection, scope)
+        indexed = namespace is not None and namespace.collection is not None
+        return (
+            *(() if self.database.is_sqlite else ("database_pages",)),
+            *(("vector_index_pages",) if indexed else ()),
+        )

@@ -5,6 +5,7 @@
     │   ├── InvalidText           422  invalid-text        empty, NUL, lone surrogate, too long
     │   ├── InvalidFilter         422  invalid-filter      unknown operator, wrong operand
     │   ├── ImportRefused         422  import-refused      a malformed line under --strict
+    │   ├── BackupRefused         422  backup-refused      damaged, incomplete, or no backup at all
     │   ├── ModelUnsupported      422  model-unsupported   a model this runtime would run wrongly
     │   ├── BundleRefused         422  bundle-refused      too small, or longer than the model can read
     │   ├── AdapterRefused        422  adapter-refused     another model's, too high a rank, damaged
@@ -27,6 +28,7 @@
     │   │   └── PreconditionFailed  412  precondition-failed  ... and If-Match said so
     │   ├── IllegalTransition     409  illegal-transition  state move not in the table
     │   ├── IdempotencyConflict   409  idempotency-conflict  same key, other request
+    │   ├── LegalHold             409  legal-hold          deletion of what must be kept
     │   └── EmbedderMismatch      409  embedder-mismatch   store was embedded by another model
     └── StoreError                500  store-error
         ├── StoreInUse            423  store-in-use        another process holds the data directory
@@ -108,6 +110,12 @@ class ImportRefused(InvalidInput):
     """A strict import met a malformed line; nothing was imported."""
 
     code = "import-refused"
+
+
+class BackupRefused(InvalidInput):
+    """A backup that is damaged, incomplete or none at all; nothing of it was restored."""
+
+    code = "backup-refused"
 
 
 class ModelUnsupported(InvalidInput):
@@ -253,6 +261,12 @@ class IdempotencyConflict(Conflict):
     """The idempotency key was used before with a different request."""
 
     code = "idempotency-conflict"
+
+
+class LegalHold(Conflict):
+    """A memory, or all of its user, is under a legal hold; ``extra['holds']`` are to be released first."""
+
+    code = "legal-hold"
 
 
 class EmbedderMismatch(Conflict):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from uuid import UUID
 
+_ID = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 _lock = threading.Lock()
 _last = 0
 
@@ -32,3 +34,8 @@ def is_id(text: object) -> bool:
         return isinstance(text, str) and str(UUID(text)) == text
     except ValueError:
         return False
+
+
+def ids_in(text: str) -> set[str]:
+    """Return every id that a text names."""
+    return set(_ID.findall(text))

@@ -41,9 +41,18 @@ class Wire:
             "update": self._update,
             "forget": self._forget,
             "forget_all": self._forget_all,
+            "verify_receipt": self._verify_receipt,
+            "hold": self._hold,
+            "release": self._release,
+            "holds": self._holds,
+            "retention": self._retention,
+            "retain": self._retain,
             "promote": self._promote,
             "demote": self._demote,
             "job": self._job,
+            "plan": self._plan,
+            "moves": self._moves,
+            "undo": self._undo,
             "jobs": self._jobs,
             "cancel": self._cancel,
             "retry": self._retry,
@@ -56,6 +65,8 @@ class Wire:
             "chat": self._chat,
             "export": self._export,
             "import": self._import,
+            "backup": self._backup,
+            "restore": self._restore,
             "stats": self._stats,
         }
 
@@ -90,7 +101,7 @@ class Wire:
     def _repeated(self, answer: Payload, user_id: str | None) -> Any:
         """Return an answer again, from what was kept of it."""
         if "receipt" in answer:
-            return answer["receipt"]
+            return self.engine.repeated(answer["receipt"]).model_dump()
         if "report" in answer:
             return answer["report"]
         if "job_id" in answer:
@@ -152,6 +163,25 @@ class Wire:
     def _forget_all(self, payload: Payload) -> Any:
         return self.engine.forget_all(self._scope(payload)).model_dump()
 
+    def _verify_receipt(self, payload: Payload) -> Any:
+        return self.engine.verify_receipt(self._tenant, payload["receipt"]).model_dump()
+
+    def _hold(self, payload: Payload) -> Any:
+        options = {name: payload[name] for name in ("user_id", "reason")}
+        return self.engine.hold(self._tenant, payload["id"], **options).model_dump()
+
+    def _release(self, payload: Payload) -> Any:
+        return self.engine.release(self._tenant, payload["id"]).model_dump()
+
+    def _holds(self, payload: Payload) -> Any:
+        return [hold.model_dump() for hold in self.engine.holds(self._scope(payload))]
+
+    def _retention(self, payload: Payload) -> Any:
+        return self.engine.retention(self._scope(payload)).model_dump()
+
+    def _retain(self, payload: Payload) -> Any:
+        return self.engine.retain(self._scope(payload), payload["days"]).model_dump()
+
     def _promote(self, payload: Payload) -> Any:
         options = {name: payload[name] for name in ("to", "user_id", "codec", "options")}
         return self.engine.promote(self._tenant, payload["ids"], **options).model_dump()
@@ -161,6 +191,16 @@ class Wire:
 
     def _job(self, payload: Payload) -> Any:
         return self.engine.job(self._tenant, payload["id"]).model_dump()
+
+    def _plan(self, payload: Payload) -> Any:
+        moves = self.engine.plan(self._scope(payload), dry_run=payload["dry_run"])
+        return [move.model_dump() for move in moves]
+
+    def _moves(self, payload: Payload) -> Any:
+        return [move.model_dump() for move in self.engine.moves(self._scope(payload))]
+
+    def _undo(self, payload: Payload) -> Any:
+        return [move.model_dump() for move in self.engine.undo(self._scope(payload), payload["id"])]
 
     def _jobs(self, payload: Payload) -> Any:
         chosen = {name: payload[name] for name in ("state", "limit", "after")}
@@ -179,8 +219,8 @@ class Wire:
         return self.engine.adapter(self._tenant, payload["id"], user_id=payload["user_id"]).model_dump()
 
     def _export_adapter(self, payload: Payload) -> Any:
-        path = _folder(payload["path"])
-        return self.engine.export_adapter(self._tenant, payload["id"], path, user_id=payload["user_id"]).model_dump()
+        options = {"user_id": payload["user_id"], "kept": payload.get("kept", True)}
+        return self.engine.export_adapter(self._tenant, payload["id"], _folder(payload["path"]), **options).model_dump()
 
     def _import_adapter(self, payload: Payload) -> Any:
         path = _folder(payload["path"])
@@ -196,11 +236,19 @@ class Wire:
         return self.chat(payload).model_dump()
 
     def _export(self, payload: Payload) -> Any:
-        return self.engine.export(self._scope(payload), Path(payload["path"]))
+        return self.engine.export(self._scope(payload), Path(payload["path"]), kept=payload.get("kept", True))
 
     def _import(self, payload: Payload) -> Any:
         report = self.engine.import_(self._scope(payload), Path(payload["path"]), strict=payload["strict"])
         return report.model_dump()
+
+    def _backup(self, payload: Payload) -> Any:
+        user_id = None if payload["all_users"] else self._scope(payload).user_id
+        return self.engine.backup(_folder(payload["path"]), tenant=self._tenant, user_id=user_id).model_dump()
+
+    def _restore(self, payload: Payload) -> Any:
+        path = _folder(payload["path"])
+        return self.engine.restore(path, tenant=self._tenant, replace=payload["replace"]).model_dump()
 
     def _stats(self, payload: Payload) -> Any:
         return self.engine.stats(self._scope(payload)).model_dump()

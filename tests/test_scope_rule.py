@@ -26,15 +26,17 @@ SCHEMA, DATABASE, SCOPED = (
 )
 STORE = "memos/store/"
 BASES = frozenset({"ScopedRepository", "LineageRepository"})
-#: Look-ups beside the base class: whose a cube or job is, which ids are not free, which jobs wait, which is to be run
-#: next, which files are needed, what a write under a key came to (of one tenant), how much there is. They return no
-#: content.
+#: Look-ups by id alone, beside the base class: whose a cube, job or hold is, which ids are not free, which jobs wait,
+#: which is to be run next, where something is due to go, which files are needed, what a write under a key came to (of
+#: one tenant), how much there is. They return no content.
 LOOKUPS = frozenset(
     {
         "home_of",
         "taken",
         "locate_job",
         "queued_jobs",
+        "locate_hold",
+        "due",
         "unfinished_jobs",
         "_turns",
         "next_job",

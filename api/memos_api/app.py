@@ -17,7 +17,20 @@ from memos_api import logs, problems
 from memos_api.edge import Edge
 from memos_api.mcp import http as mcp
 from memos_api.metrics import Metrics
-from memos_api.routes import adapters, completions, health, jobs, keys, memories, not_built, recall, tiers, transfer
+from memos_api.routes import (
+    adapters,
+    completions,
+    health,
+    jobs,
+    keeping,
+    keys,
+    memories,
+    moves,
+    not_built,
+    recall,
+    tiers,
+    transfer,
+)
 from memos_api.service import Service
 from memos_api.settings import ServiceSettings
 from memos_api.tracing import traced
@@ -33,7 +46,7 @@ class Application(FastAPI):
         return self.edge(super().build_middleware_stack())
 
 
-VERSION_1 = (memories, recall, completions, tiers, jobs, adapters, transfer, keys, not_built)
+VERSION_1 = (memories, recall, completions, tiers, jobs, moves, adapters, transfer, keeping, keys, not_built)
 DESCRIPTION = (
     "Memory for LLM agents. Every answer that is no success is an RFC 9457 problem with a stable `code`. The tenant "
     "comes from the API key; `user_id` names a namespace in it, and none means the namespace `default`."

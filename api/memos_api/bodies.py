@@ -157,6 +157,31 @@ class WhichBody(Body):
     user_id: Name = None
 
 
+class HoldBody(Body):
+    """The memory that is to be held, or the user all of whose memories are."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "u1", "reason": "case 17/2026"}]})
+
+    id: Annotated[str | None, SHOWN] = None
+    user_id: Name = None
+    reason: Name = None
+
+
+class RetentionBody(Body):
+    """How many days memories of a user are kept; 0 is for good."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "u1", "days": 365}]})
+
+    days: Annotated[int, Field(ge=0), SHOWN]
+    user_id: Name = None
+
+
+class ReceiptBody(Body):
+    """A receipt as a deletion returned it."""
+
+    receipt: Annotated[dict[str, Any], SHOWN]
+
+
 class KeyBody(Body):
     """A new API key of the caller's tenant."""
 

@@ -7,19 +7,24 @@ root/ab/ab34...safetensors      a file by its key (layout.py); folders 0700, fil
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 from memos.activation.codecs.base import Encoded
 from memos.activation.container import KVHeader
 from memos.activation.keys import TenantSecrets, storage_key, sync_folder
-from memos.activation.layout import compose
+from memos.activation.layout import MAX_HEADER, compose, resealed
 from memos.activation.miss import KVMiss
-from memos.activation.opened import Expected, Opened, open_file, read_arrays, room_for
+from memos.activation.opened import CHUNK, Expected, Opened, open_file, read_arrays, room_for
 from memos.activation.room import SUFFIX, Room, failure, is_key
-from memos.activation.writing import digest_of, write_out
+from memos.activation.writing import digest_of, write_all, write_out
+
+#: The key of a file before it is known which it is.
+_NAMELESS = "0" * 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,30 @@ class KVFiles:
             raise failure(error, self._root) from error
         return Published(header, path, size, sha256, made=True)
 
+    def adopt(self, tenant: str, source: IO[bytes], size: int, key_of: Callable[[KVHeader], str]) -> Published:
+        """Take in a file that another store published, under the key it has here, sealed with the secret of here.
+
+        Raises :class:`KVMiss` if it is no whole KV file, :class:`StoreFull` and :class:`StoreUnavailable`.
+        """
+        try:
+            self._make_folder(self._root / _NAMELESS[:2])
+            with self._room.reserve(self._root / _NAMELESS[:2], size) as (handle, temporary):
+                while data := source.read(CHUNK):
+                    write_all(handle, memoryview(data))
+                with self._resealed(tenant, handle, temporary, _NAMELESS) as opened:
+                    key = key_of(opened.header)
+                with self._resealed(tenant, handle, temporary, key) as opened:
+                    header = opened.header
+                    _check_layers(opened)
+                os.fsync(handle)
+                sha256, path = digest_of(temporary), self._path(key)
+                self._make_folder(path.parent)
+                if (standing := self._take_place(tenant, temporary, path)) is not None:
+                    return standing
+        except OSError as error:
+            raise failure(error, self._root) from error
+        return Published(header, path, size, sha256, made=True)
+
     def remove(self, key: str) -> bool:
         """Remove a file; return whether it is gone now, which it also is if there was none."""
         return self._room.remove(key)
@@ -121,14 +150,25 @@ class KVFiles:
         """Read a file whole; return what is wrong with it, if anything. ``sha256`` is what its digest has to be."""
         try:
             with self._open(tenant, key) as opened:
-                room = room_for(*opened.layers)
-                for layer in opened.layers:
-                    read_arrays(opened.file, layer, room)
+                _check_layers(opened)
             if sha256 is not None and digest_of(self._path(key)) != sha256:
                 raise KVMiss("checksum", "it is whole, but not the file that was published")
         except KVMiss as miss:
             return str(miss)
         return None
+
+    def hand_over(self, tenant: str, key: str, sha256: str, take: Callable[[bytes], object]) -> None:
+        """Hand a file to ``take``, piece by piece. Raises :class:`KVMiss`, at its end, if it is not what was published.
+
+        ``sha256`` is that of what was.
+        """
+        digest = hashlib.sha256()
+        with self._open(tenant, key) as opened:
+            for data in _pieces(opened.file):
+                digest.update(data)
+                take(data)
+        if digest.hexdigest() != sha256:
+            raise KVMiss("checksum", "it is not the file that was published")
 
     def scan(self, tenant: str) -> Iterator[Found | Rejected]:
         """Yield a tenant's files, as far as can be told without reading their layers, and what is none of them."""
@@ -154,6 +194,14 @@ class KVFiles:
         if not is_key(key):
             raise KVMiss("key", "that is not a storage key")
         return open_file(self._path(key), key, self._secrets.of(tenant))
+
+    def _resealed(self, tenant: str, handle: int, path: Path, key: str) -> Opened:
+        """Seal the file at ``path``, open in ``handle``, under a key, and open it as any other."""
+        length = int.from_bytes(os.pread(handle, 8, 0), "little")
+        if length > MAX_HEADER:
+            raise KVMiss("format", f"a header of {length} bytes")
+        os.pwrite(handle, resealed(os.pread(handle, length, 8), key, self._secrets.of(tenant)), 0)
+        return open_file(path, key, self._secrets.of(tenant))
 
     def _standing(self, tenant: str, key: str) -> Published | None:
         """Return the file of a key if there is one and it is whole."""
@@ -181,3 +229,19 @@ class KVFiles:
         if not folder.is_dir():
             folder.mkdir(mode=0o700, exist_ok=True)
             sync_folder(self._root)
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    file.seek(0)
+    try:
+        while data := file.read(CHUNK):
+            yield data
+    except OSError as error:
+        raise KVMiss("io", f"it cannot be read: {error.strerror}") from error
+
+
+def _check_layers(opened: Opened) -> None:
+    """Read every layer. Raises :class:`KVMiss`."""
+    room = room_for(*opened.layers)
+    for layer in opened.layers:
+        read_arrays(opened.file, layer, room)

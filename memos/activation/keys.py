@@ -14,7 +14,7 @@ from pathlib import Path
 from memos.errors import StoreUnavailable
 
 _SECRET_BYTES = 32
-_NAME = "secret"
+SECRET = "secret"
 
 
 class TenantSecrets:
@@ -25,7 +25,7 @@ class TenantSecrets:
     """
 
     def __init__(self, root: Path) -> None:
-        path = root / _NAME
+        path = root / SECRET
         try:
             if not path.exists():
                 _create(path)
@@ -37,7 +37,12 @@ class TenantSecrets:
 
     def of(self, tenant: str) -> bytes:
         """Return a tenant's secret, 32 bytes."""
-        return hashlib.blake2b(tenant.encode(), key=self._secret, person=b"memos tenant", digest_size=32).digest()
+        return tenant_secret(self._secret, tenant)
+
+
+def tenant_secret(secret: bytes, tenant: str) -> bytes:
+    """Return what a tenant's share of a secret of 32 bytes is, 32 bytes."""
+    return hashlib.blake2b(tenant.encode(), key=secret, person=b"memos tenant", digest_size=32).digest()
 
 
 def storage_key(secret: bytes, *parts: str, tokens: Sequence[int]) -> str:
@@ -63,7 +68,7 @@ def sync_folder(folder: Path) -> None:
 def _create(path: Path) -> None:
     """Make a secret; of several processes that try at once, all go on with the first one's."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f".{_NAME}.{secrets.token_hex(8)}")
+    temporary = path.with_name(f".{SECRET}.{secrets.token_hex(8)}")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(handle, "wb") as file:

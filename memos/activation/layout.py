@@ -105,6 +105,23 @@ def _padded(arrays: Iterable[tuple[str, Array]]) -> Iterator[tuple[str, Array]]:
             yield f"pad.{number}", np.zeros(gap, np.uint8)
 
 
+def resealed(table: bytes, key: str, secret: bytes) -> bytes:
+    """Return length and header of a file under another key and secret, as long as they were.
+
+    Raises :class:`KVMiss` for a header that nothing here wrote.
+    """
+    try:
+        entries = as_map(parse(table.decode("ascii")))
+    except UnicodeDecodeError as error:
+        raise KVMiss("format", "the header is not ASCII") from error
+    metadata = as_map(entries.pop("__metadata__", None))
+    metadata = {"seal": "0" * 64, **{name: value for name, value in metadata.items() if name != "seal"}, "key": key}
+    front = _sealed(dump({"__metadata__": metadata, **entries}).encode(), secret)
+    if len(front) != 8 + len(table):
+        raise KVMiss("format", "the header is not as this version writes it")
+    return front
+
+
 def _sealed(table: bytes, secret: bytes) -> bytes:
     table += b" " * (-(8 + len(table)) % ALIGNMENT)
     if len(table) > MAX_HEADER:

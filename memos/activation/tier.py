@@ -53,7 +53,7 @@ class ActivationTier:
         self._room = Room(self._folder, settings.kv_bytes, settings.kv_free_bytes)
         self._prefetching = ThreadPoolExecutor(1, "memos-kv-cover")
         #: Held while a file is published with its cube, and while files without a cube are removed.
-        self._publishing = threading.Lock()
+        self.publishing = threading.Lock()
 
     # ------------------------------------------------------------ promotion
 
@@ -100,7 +100,7 @@ class ActivationTier:
         """
         if not keys:
             return True
-        with self._publishing:
+        with self.publishing:
             with self._database.read() as connection:
                 gone = set(keys) - activation_keys(connection)  # made again meanwhile: equal bytes, and needed
             if "_reuse" in self.__dict__:
@@ -108,19 +108,24 @@ class ActivationTier:
             removed = [self._room.remove(key) for key in gone]  # all are tried
         return all(removed)
 
-    def sweep(self) -> None:
-        """Remove files that a process left behind when it ended between the two halves of a removal.
+    def has(self, key: str) -> bool:
+        """Return whether the file of a key is there."""
+        return self._room.path(key).exists()
+
+    def sweep(self) -> int:
+        """Remove files that a process left behind when it ended between the two halves of a removal; return how many.
 
         A folder that cannot be swept is no reason not to open the memories: the log says so, and the next start tries.
         """
         if not self._folder.is_dir():
-            return
-        with self._publishing, self._database.read() as connection:
+            return 0
+        with self.publishing, self._database.read() as connection:
             needed = activation_keys(connection)
             try:
-                self._room.sweep(needed, min_age_s=0.0 if self._database.is_sqlite else ORPHAN_AGE_S)
+                return self._room.sweep(needed, min_age_s=0.0 if self._database.is_sqlite else ORPHAN_AGE_S)
             except StoreError as error:
                 logger.warning("KV files were not swept: %s", error)
+                return 0
 
     # ------------------------------------------------------------ care
 
@@ -179,7 +184,7 @@ class ActivationTier:
     def _promotion(self) -> Promotion:
         from memos.activation.promotion import Promotion
 
-        return Promotion(self._settings, self._database, self._models, self._files, self._publishing)
+        return Promotion(self._settings, self._database, self._models, self._files, self.publishing)
 
     @cached_property
     def _reuse(self) -> Reuse:
@@ -191,4 +196,4 @@ class ActivationTier:
     def _care(self) -> Care:
         from memos.activation.care import Care
 
-        return Care(self._database, self._files, self._publishing)
+        return Care(self._database, self._files, self.publishing)

@@ -26,11 +26,12 @@ def write_pieces(handle: int, pieces: Sequence[memoryview]) -> None:
     """Write pieces one after the other, and wait until they are on the disk."""
     for piece in pieces:
         for start in range(0, piece.nbytes, _CHUNK):
-            _write_all(handle, piece[start : start + _CHUNK])
+            write_all(handle, piece[start : start + _CHUNK])
     os.fsync(handle)
 
 
-def _write_all(handle: int, data: memoryview) -> None:
+def write_all(handle: int, data: memoryview) -> None:
+    """Write bytes, however many calls it takes."""
     while data:
         data = data[os.write(handle, data) :]
 

@@ -8,20 +8,20 @@ from typing import Annotated
 import typer
 
 from memos import __version__
-from memos.cli import adapters, ask, care, carry, jobs, keep, keys, notes, show, tiers
+from memos.cli import adapters, ask, care, carry, jobs, keep, keeping, keys, moves, notes, show, tiers
 from memos.cli.command import Agent, Group, Home, Json, Run, User, narrowed
 
 app = typer.Typer(
     cls=Group,
     name="memos",
-    epilog="Exit codes: 0 done, 1 doctor found an error, 2 wrong usage or input, 3 not found, 4 conflict, 5 store in "
-    "use, full or out of reach.",
+    epilog="Exit codes: 0 done, 1 doctor or verify-receipt found something wrong, 2 wrong usage or input, 3 not found, "
+    "4 conflict, 5 store in use, full or out of reach.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (keep, ask, notes, carry, tiers, adapters, jobs, care, show, keys):
+for commands in (keep, keeping, ask, notes, carry, tiers, moves, adapters, jobs, care, show, keys):
     commands.register(app)
 for extension in entry_points(group="memos.commands"):
     extension.load()(app)

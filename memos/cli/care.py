@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +16,9 @@ from memos.cli.session import Session
 
 if TYPE_CHECKING:
     from memos.doctor import DoctorReport
+    from memos.doctor.repair import Action
 
+_SHOWN = 20
 _MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "error": ("error", "bold red")}
 
 
@@ -48,16 +51,24 @@ def doctor(
         bool,
         typer.Option("--rebuild-kv", help="First write the index of KV files anew from the files alone."),
     ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="First put right what can be: nothing of a memory is ever deleted for it."),
+    ] = False,
 ) -> None:
     """Look whether a store is whole; exit with 1 if something must be done. Alone, it changes nothing."""
     from memos.doctor import diagnose
 
     if rebuild_kv:
         _rebuild_kv(session)
+    actions = _repaired(session) if repair else ()
 
     with session.progress("looking") as progress:
         report = diagnose(session.settings(), session.embedder, progress=progress)
-    session.show({**report.model_dump(mode="json"), "healthy": report.healthy}, lambda: _findings(report))
+    told = {**report.model_dump(mode="json"), "healthy": report.healthy}
+    if repair:
+        told["repairs"] = [action.model_dump(mode="json") for action in actions]
+    session.show(told, lambda: _findings(report))
     if not report.healthy:
         raise typer.Exit(FINDING)
 
@@ -73,6 +84,18 @@ def _rebuild_kv(session: Session) -> None:
         done = engine.rebuild_kv(progress)
     counts = ", ".join(f"{count} {name}" for name, count in done.model_dump().items())
     session.err.print(output.plain(f"KV files: {counts}"))
+
+
+def _repaired(session: Session) -> Sequence[Action]:
+    with session.engine() as engine:
+        actions = engine.repair().actions
+    for action in actions[:_SHOWN]:
+        session.err.print(output.plain(f"{action.namespace}: {action.done}" if action.namespace else action.done))
+    if len(actions) > _SHOWN:
+        session.err.print(output.plain(f"... and {len(actions) - _SHOWN} more (--json lists all)"))
+    if not actions:
+        session.err.print(output.plain("nothing to repair"))
+    return actions
 
 
 def _findings(report: DoctorReport) -> RenderableType:

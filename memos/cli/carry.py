@@ -1,10 +1,11 @@
-"""Commands that carry memories in and out: export, import."""
+"""Commands that carry memories in and out: export, import, backup, restore."""
 
 from __future__ import annotations
 
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ from memos.cli.failures import USAGE
 from memos.cli.session import Session
 
 if TYPE_CHECKING:
+    from memos.backup.report import BackupReport, RestoreReport
     from memos.transfer.report import ImportReport
 
 SHOWN = 20
@@ -59,20 +61,75 @@ def import_(
         raise typer.Exit(USAGE)
 
 
+def backup(
+    session: Session,
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A new folder, or a file ending in .tar or .tar.zst.")],
+    *,
+    everybody: Annotated[bool, typer.Option("--all", help="All users, of one tenant if it is named.")] = False,
+    tenant: Annotated[str | None, typer.Option(metavar="NAME", help="Whose users; default: `default`.")] = None,
+) -> None:
+    """Write a user's memories with history, notes, KV files and adapters, whole or not at all.
+
+    What is forgotten later stays in it: remove old backups.
+    """
+    if everybody and session.user is not None:
+        raise typer.BadParameter("name a user or --all, not both")
+    user = None if everybody else session.scope.user_id
+    with session.engine() as engine, session.progress("copying files") as progress:
+        report = engine.backup(path, tenant=tenant, user_id=user, progress=progress)
+    session.show(report, lambda: Text("\n".join(_backed_up(report))))
+
+
+def restore(
+    session: Session,
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="What `memos backup` wrote.")],
+    *,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace the memories of users who have any, for good.")
+    ] = False,
+) -> None:
+    """Restore a backup into this store, all of it or nothing, after every checksum was compared."""
+    with session.engine() as engine, session.progress("restoring") as progress:
+        report = engine.restore(path, replace=replace, progress=progress)
+    session.show(report, lambda: Text("\n".join(_restored(report))))
+
+
 def register(app: typer.Typer) -> None:
     """Add these commands."""
     command(app, whose=WHOSE)(export)
     command(app, whose=WHOSE)(import_)
+    command(app, whose=("user",))(backup)
+    command(app)(restore)
 
 
 def _export_to_stdout(session: Session) -> None:
     with tempfile.TemporaryDirectory(prefix="memos-export-") as folder:
         path = Path(folder) / "export.jsonl"
         with session.engine() as engine, session.progress("exporting") as progress:
-            engine.export(session.scope, path, progress)
+            engine.export(session.scope, path, progress, kept=False)
         with path.open("rb") as file:
             shutil.copyfileobj(file, sys.stdout.buffer)
         sys.stdout.buffer.flush()
+
+
+def _backed_up(report: BackupReport) -> Iterator[str]:
+    yield (
+        f"backed up {output.counted(report.memories)} of {report.namespaces} users with {report.kv_files} KV files and "
+        f"{report.adapters} adapters, {output.megabytes(report.bytes)}, to {report.path}"
+    )
+    if report.left_out:
+        yield f"{report.left_out} files were gone or damaged and are not in it; `memos doctor` says which"
+
+
+def _restored(report: RestoreReport) -> Iterator[str]:
+    yield (
+        f"restored {output.counted(report.memories)} of {report.namespaces} users with {report.kv_files} KV files and "
+        f"{report.adapters} adapters, as of {output.when(report.created_at)}"
+    )
+    if report.kv_dropped:
+        yield f"{report.kv_dropped} KV files were not in it, or found no room: promote their memories again"
+    if report.adapters_dropped:
+        yield f"{report.adapters_dropped} adapters likewise; {report.retraining} of them are trained again"
 
 
 def _imported(report: ImportReport) -> RenderableType:

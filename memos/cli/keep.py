@@ -106,7 +106,9 @@ def forget(
             receipt = memory.forget_all(**session.whose)
     count = counted(len(receipt.cube_ids))
     later = f", still to be removed from: {', '.join(receipt.pending)}" if receipt.pending else ""
-    session.show(receipt, lambda: plain(f"forgot {count}{later}"))
+    files = len(receipt.exports)
+    outside = f"; {files} exported files may still hold it (--json names them)" if files else ""
+    session.show(receipt, lambda: plain(f"forgot {count}{later}{outside}"))
 
 
 def register(app: typer.Typer) -> None:

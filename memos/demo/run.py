@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from memos.config import Settings
-from memos.demo import forgetting, notes, parametric, show, steps, tiers
+from memos.demo import forgetting, moves, notes, parametric, show, steps, tiers
 from memos.demo.material import FRIENDS, READER, Batch, Question, load
 from memos.demo.timing import Stopwatch, quantiles
 from memos.embedding.base import Embedder
@@ -119,6 +119,9 @@ class _Demo:
         with self._watch.measure("training four facts into an adapter, asking all tiers"):
             self._report["parametric"] = parametric.parametric(memory, self._training, progress=self._progress)
         show.parametric(self._screen, self._report["parametric"])
+        with self._watch.measure("moving what is used a lot"):
+            self._report["moves"] = moves.moves(memory)
+        show.moves(self._screen, self._report["moves"])
 
     def _forget(self, memory: Memory, batches: list[Batch]) -> None:
         with self._watch.measure("forgetting, and looking for what is left"):

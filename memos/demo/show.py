@@ -121,6 +121,21 @@ def parametric(screen: Console, result: Data) -> None:
     )
 
 
+def moves(screen: Console, result: Data) -> None:
+    """Show what the scheduler moved, and why."""
+    table = _table(f"Moves, after {len(result['questions'])} questions came up {result['times']} times", "", "why")
+    for move in result["moves"]:
+        table.add_row(
+            f"{move['action']} to {move['tier']}" if move["action"] == "promote" else "demote", move["reason"]
+        )
+    screen.print(table)
+    screen.print(
+        "Planned from what recalls used; `memos plan --dry-run` says it beforehand, `memos undo` takes it back.\n",
+        highlight=False,
+        markup=False,
+    )
+
+
 def narrowed(screen: Console, results: Sequence[Data]) -> None:
     """Show what filters and ``as_of`` do."""
     table = _table("Filters and points in time", "question", "options", "two best hits")

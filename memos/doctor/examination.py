@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from memos.config import Settings
+from memos.doctor import findings as judging
 from memos.doctor import storage
+from memos.doctor.damage import Damage
 from memos.doctor.report import DoctorReport, Finding, NamespaceHealth, error, ok, warning
 from memos.doctor.spaces import Spaces
+from memos.doctor.survey import Cursor, survey_of
 from memos.embedding.base import Embedder
 from memos.embedding.factory import make_embedder
 from memos.embedding.reindex import Progress
 from memos.errors import MemosError, StoreInUse
-from memos.store import embedder_table
+from memos.payloads.tiers import payload_files
+from memos.store import embedder_table, namespaces
 from memos.store.database import Database, current_revision, translated
 from memos.store.lock import DirectoryLock
+from memos.store.relay import IndexRelay
 from memos.store.revision import HEAD
 from memos.store.vector_index import VectorIndex
 
@@ -57,8 +63,9 @@ def examine(
     *,
     embedder: Embedder,
     progress: Progress = _silent,
+    relay: IndexRelay | None = None,
 ) -> DoctorReport:
-    """Look through an open store; without ``index``, leave the vector index out."""
+    """Look through an open store; without ``index``, leave the vector index out. ``relay`` is the one that is at it."""
     findings: list[Finding] = []
     healths: Sequence[NamespaceHealth] = ()
     with _noting(findings, "database"):
@@ -75,8 +82,31 @@ def examine(
             findings.extend(spaces.judged())
             healths = spaces.healths
             with _noting(findings, "index"):
-                findings.extend(spaces.indexed(index) if index is not None else ())
+                damages = _surveyed(settings, database, index, relay, findings)
+                findings.extend(spaces.indexed(index, damages) if index is not None else ())
     return _report(settings, findings, healths)
+
+
+def _surveyed(
+    settings: Settings,
+    database: Database,
+    index: VectorIndex | None,
+    relay: IndexRelay | None,
+    findings: list[Finding],
+) -> Sequence[Damage]:
+    """Read every text and file, and compare every collection; note what that says of all but the collections."""
+    tiers = payload_files(settings)
+    relay = relay or IndexRelay(database, index or VectorIndex(None, None), sys.maxsize)
+    survey = survey_of(database, tiers, index, relay.alone)
+    damages = [damage for _, look in survey.walk(Cursor(), lambda _: None) for damage in look.damages]
+    findings.append(judging.texts(damages))
+    for tier in tiers:
+        with database.read() as connection:
+            listed = [one for space in namespaces.every(connection) for one in tier.listed(connection, space.id)]
+        findings.append(judging.files(damages, tier, len(listed)))
+        findings.append(judging.budget(tier, sum(payload.bytes for payload in listed)))
+    findings.append(judging.strays(database, settings.home.expanduser(), tiers))
+    return damages
 
 
 def _lock(settings: Settings) -> tuple[DirectoryLock | None, Finding]:

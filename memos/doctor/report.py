@@ -78,3 +78,8 @@ def warning(name: str, message: str) -> Finding:
 def error(name: str, message: str) -> Finding:
     """Return a finding to act on."""
     return Finding(name=name, status=Status.ERROR, message=message)
+
+
+def megabytes(count: int) -> str:
+    """Return a size in bytes as people read it."""
+    return f"{count / 1e6:,.1f} MB"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 
 from sqlalchemy import Connection
 
+from memos.doctor.damage import Damage, Harm
 from memos.doctor.report import Finding, NamespaceHealth, error, ok, warning
 from memos.embedding.reindex import Progress
 from memos.store import namespaces
@@ -37,12 +38,13 @@ class Spaces:
         miscounted = _named(self.healths, lambda health: health.counted != health.memories)
         orphaned = _named(self.healths, lambda health: health.orphans > 0)
         bare = _named(self.healths, lambda health: health.missing_vectors > 0)
-        if miscounted or orphaned:
+        if orphaned:
             yield error(
                 "memories",
-                f"rows that do not fit together in {miscounted or orphaned}; export these users and import them into "
-                f"a new store",
+                f"rows that do not fit together in {orphaned}; export these users and import them into a new store",
             )
+        elif miscounted:
+            yield error("memories", f"counted wrongly in {miscounted}; `memos doctor --repair` counts them anew")
         else:
             yield ok("memories", f"{total} in {len(self.healths)} namespaces")
         if bare:
@@ -59,8 +61,8 @@ class Spaces:
         else:
             yield ok("vectors", "every version has one")
 
-    def indexed(self, index: VectorIndex) -> Iterator[Finding]:
-        """Compare each collection with its namespace and yield what that says."""
+    def indexed(self, index: VectorIndex, damages: Sequence[Damage]) -> Iterator[Finding]:
+        """Say how each collection compares with its namespace; ``damages`` are those whose contents were compared."""
         serving = {space.collection for space in self._spaces if space.collection is not None}
         if not serving:
             yield ok("index", "no namespace is large enough for a collection")
@@ -70,16 +72,16 @@ class Spaces:
             if space.collection is not None:
                 size = index.size(space.collection) if space.collection in names else 0
                 self.healths[place] = self.healths[place].model_copy(update={"indexed": size})
-        yield self._index(sum(name.startswith(_PREFIX) for name in names - serving))
+        different = {damage.name for damage in damages if damage.harm is Harm.INDEX}
+        yield self._index(different, sum(name.startswith(_PREFIX) for name in names - serving))
 
-    def _index(self, left_over: int) -> Finding:
+    def _index(self, different: Set[str], left_over: int) -> Finding:
         lagging = [health for health in self.healths if health.index_lag]
-        wrong = _named(
-            self.healths,
-            lambda health: health.indexed is not None and not health.index_lag and health.indexed != health.counted,
-        )
+        wrong = _named(self.healths, lambda health: health.name in different)
         if wrong:
-            return error("index", f"incomplete for {wrong}; run `memos reindex`")
+            return error(
+                "index", f"not what the database says for {wrong}; `memos doctor --repair` or `memos reindex` builds it"
+            )
         if lagging:
             most = max(health.index_lag for health in lagging)
             return warning(

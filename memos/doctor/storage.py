@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from memos.doctor.report import Finding, error, ok, warning
+from memos.doctor.report import Finding, error, megabytes, ok, warning
 from memos.embedding.base import Embedder
 from memos.store.database import Database
 from memos.store.embedder_table import EmbedderRow
@@ -89,7 +89,7 @@ def disk(used: int, free: int | None) -> Finding:
     """Judge the free space."""
     if free is None:
         return warning("disk", "the free space cannot be told")
-    message = f"the store takes {_megabytes(used)}, {_megabytes(free)} are free"
+    message = f"the store takes {megabytes(used)}, {megabytes(free)} are free"
     if free < NO_SPACE:
         return error("disk", f"{message}; make room before anything is stored")
     if free < max(LITTLE_SPACE, used):
@@ -101,7 +101,3 @@ def _bytes(path: Path) -> int:
     if path.is_dir():
         return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return path.stat().st_size if path.exists() else 0
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"

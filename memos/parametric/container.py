@@ -64,13 +64,25 @@ def open_container(data: bytes, key: str, secret: bytes) -> tuple[Card, Trained]
         raise AdapterRefused(f"it is no adapter file of version {VERSION}")
     if not hmac.compare_digest(seal.encode(), _seal(metadata, secret).encode()):
         raise AdapterRefused("its metadata was changed, or sealed with the secret of another tenant")
-    if metadata["key"] != key:
+    if metadata.get("key") != key:
         raise AdapterRefused("it was published under another key: swapped or renamed")
-    card = _card(metadata)
-    trained = _trained(card, read_tensors(data), json.loads(metadata["scalings"]))
+    try:
+        card, scalings = _card(metadata), _numbers(json.loads(metadata["scalings"]))
+    except (KeyError, TypeError, ValueError) as error:  # sealed here, but written elsewhere
+        raise AdapterRefused("its metadata is not that of an adapter file") from error
+    trained = _trained(card, read_tensors(data), scalings)
     if trained.digest != card.digest:
         raise AdapterRefused("its tensors are not what was published")
     return card, trained
+
+
+def resealed(data: bytes, key: str, secret: bytes) -> bytes:
+    """Return a file under another key and secret. Raises :class:`AdapterRefused` for what nothing here wrote."""
+    metadata = {**metadata_of(data), "key": key}
+    metadata.pop("seal", None)
+    length = int.from_bytes(data[:8], "little")
+    table = {**json.loads(data[8 : 8 + length]), "__metadata__": {**metadata, "seal": _seal(metadata, secret)}}
+    return _framed(table) + data[8 + length :]
 
 
 def metadata_of(data: bytes) -> dict[str, str]:
@@ -109,10 +121,15 @@ def _packed(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) ->
     for name, tensor in tensors.items():
         start, end = end, end + tensor.nbytes
         table[name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    views = [tensor.view(-1).view(torch.uint8).numpy().data for tensor in tensors.values()]
+    return b"".join([_framed(table), *views])
+
+
+def _framed(table: Mapping[str, object]) -> bytes:
+    """Return the length of a header, and the header."""
     header = json.dumps(table, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
-    views = [tensor.view(-1).view(torch.uint8).numpy().data for tensor in tensors.values()]
-    return b"".join([len(header).to_bytes(8, "little"), header, *views])
+    return len(header).to_bytes(8, "little") + header
 
 
 def _described(card: Card) -> dict[str, str]:
@@ -122,7 +139,7 @@ def _described(card: Card) -> dict[str, str]:
 
 
 def _card(metadata: Mapping[str, str]) -> Card:
-    """Return the card in metadata whose seal was found right: written here, and by nobody else."""
+    """Return the card in metadata whose seal was found right."""
     fixed: dict[str, Any] = {name: metadata[name] for name in ("key", "digest", "base")}
     loose = {name: json.loads(metadata[name]) for name in ("name", "gate", "provenance")}
     sources = tuple((cube_id, version) for cube_id, version in json.loads(metadata["sources"]))
@@ -133,6 +150,12 @@ def _scalings(trained: Trained) -> dict[str, float]:
     if not isinstance(trained, Adapter):
         return {}
     return {module_name(*place): factors.scaling for place, factors in trained.sorted()}
+
+
+def _numbers(value: object) -> dict[str, float]:
+    if isinstance(value, dict) and all(isinstance(one, int | float) for one in value.values()):
+        return value
+    raise TypeError("scalings are numbers by name")
 
 
 def _trained(card: Card, tensors: Mapping[str, torch.Tensor], scalings: Mapping[str, float]) -> Trained:

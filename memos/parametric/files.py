@@ -10,17 +10,22 @@ from __future__ import annotations
 import io
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from memos.activation.keys import TenantSecrets, storage_key, sync_folder
 from memos.activation.room import failure
 from memos.activation.writing import write_pieces
+from memos.cube import Scope
 from memos.errors import AdapterRefused
 from memos.parametric.checks import Trained
-from memos.parametric.container import Card, compose, open_container
+from memos.parametric.container import Card, compose, open_container, resealed
 from memos.parametric.room import WORDS, TalliedRoom
+from memos.store.lineage import Source
+
+#: The key of a file before it is known which it is.
+_NAMELESS = "0" * 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,11 @@ class AdapterFiles:
         self._secrets = TenantSecrets(root)
         self._room = TalliedRoom(root, cap_bytes, free_floor_bytes)
 
+    def key_of(self, scope: Scope, series: str, digest: str, sources: Sequence[Source]) -> str:
+        """Return the storage key of what a user has trained: of one series, content and lineage."""
+        lineage = [f"{cube_id}@{version}" for cube_id, version in sources]
+        return self.key(scope.tenant, scope.user_id, series, digest, *lineage)
+
     def key(self, tenant: str, *parts: str) -> str:
         """Return the storage key of what these parts describe, which nobody without the tenant's secret can tell."""
         return storage_key(self._secrets.of(tenant), "adapter", *parts, tokens=())
@@ -52,22 +62,27 @@ class AdapterFiles:
 
         Raises :class:`StoreFull` for want of room, before anything is written, and :class:`StoreUnavailable`.
         """
-        path = self._room.path(card.key)
         if (standing := self._standing(tenant, card.key)) is not None:
             return standing
-        data = memoryview(compose(card, trained, self._secrets.of(tenant)))
-        try:
-            if not path.parent.is_dir():
-                path.parent.mkdir(mode=0o700, exist_ok=True)
-                sync_folder(self._root)
-            with self._room.reserve(path.parent, data.nbytes) as (handle, temporary):
-                write_pieces(handle, [data])
-                if (standing := self._take_place(tenant, temporary, path, card.key)) is not None:
-                    return standing
-                sync_folder(path.parent)
-        except OSError as error:
-            raise failure(error, self._root, WORDS) from error
-        return Published(data.nbytes, made=True)
+        return self._written(tenant, card.key, compose(card, trained, self._secrets.of(tenant)))
+
+    def adopt(self, tenant: str, data: bytes, key_of: Callable[[Card], str]) -> str:
+        """Take in a file that another store published, under the key it has here, sealed with the secret of here.
+
+        Return the key. Raises :class:`AdapterRefused`, :class:`StoreFull` and :class:`StoreUnavailable`.
+        """
+        secret = self._secrets.of(tenant)
+        card, _ = open_container(resealed(data, _NAMELESS, secret), _NAMELESS, secret)
+        key = key_of(card)
+        if self._standing(tenant, key) is None:
+            self._written(tenant, key, resealed(data, key, secret))
+        return key
+
+    def whole(self, tenant: str, key: str) -> tuple[Card, bytes]:
+        """Return what a file says of itself, and the file, once all of it was checked. Raises as :meth:`read`."""
+        data = _bytes_of(self._room.path(key))
+        card, _ = open_container(data, key, self._secrets.of(tenant))
+        return card, data
 
     def read(self, tenant: str, key: str) -> tuple[Card, Trained]:
         """Return what the file of a key holds. Raises :class:`AdapterRefused` saying what is wrong with it."""
@@ -82,6 +97,21 @@ class AdapterFiles:
         return self._room.sweep(live_keys, min_age_s)
 
     # ------------------------------------------------------------ inside
+
+    def _written(self, tenant: str, key: str, content: bytes) -> Published:
+        path, data = self._room.path(key), memoryview(content)
+        try:
+            if not path.parent.is_dir():
+                path.parent.mkdir(mode=0o700, exist_ok=True)
+                sync_folder(self._root)
+            with self._room.reserve(path.parent, data.nbytes) as (handle, temporary):
+                write_pieces(handle, [data])
+                if (standing := self._take_place(tenant, temporary, path, key)) is not None:
+                    return standing
+                sync_folder(path.parent)
+        except OSError as error:
+            raise failure(error, self._root, WORDS) from error
+        return Published(data.nbytes, made=True)
 
     def _standing(self, tenant: str, key: str) -> Published | None:
         path = self._room.path(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from sqlalchemy import Connection
 
@@ -15,6 +16,7 @@ from memos.store.adapters import AdapterRecord, AdapterRepository, AdapterState
 from memos.store.cubes import CubeRepository
 from memos.store.database import Database
 from memos.store.derived import Derived, Gone
+from memos.store.exports import ExportRepository
 from memos.store.once import record
 from memos.store.records import Audit
 
@@ -77,6 +79,14 @@ class AdapterIndex:
         with self._database.write() as connection:
             namespace = namespaces.open_for_write(connection, scope)
             AdapterRepository(connection, namespace.id).count_use(cube_ids)
+
+    def exported(self, scope: Scope, record: AdapterRecord, folder: Path | None) -> None:
+        """Put on record that an adapter leaves for a folder, if it was made from memories."""
+        if record.sources:
+            with self._database.write() as connection:
+                namespace = namespaces.open_for_write(connection, scope)
+                sources = sorted({cube_id for cube_id, _ in record.sources})
+                ExportRepository(connection, namespace.id).adapter(scope, sources, folder)
 
     def earlier(self, scope: Scope, cube_id: str) -> AdapterRecord:
         """Return what a rollback would publish. Raises :class:`NotFound` and :class:`Conflict`."""

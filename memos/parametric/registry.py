@@ -62,8 +62,7 @@ class Registry:
         :class:`StoreFull`, and :class:`Conflict` if a source is not live, as it was, any more.
         """
         check(trained, self._frame(), self._settings.adapter_max_rank)
-        sources = [f"{cube_id}@{version}" for cube_id, version in record.sources]
-        key = self._files.key(scope.tenant, scope.user_id, record.series, record.digest, *sources)
+        key = self._files.key_of(scope, record.series, record.digest, record.sources)
         fields = ("digest", "base", "payload", "name", "sources", "gate", "provenance")
         card = Card(key=key, **{name: getattr(record, name) for name in fields})
         with self._publishing:

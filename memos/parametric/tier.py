@@ -25,6 +25,7 @@ from memos.runtime.host import ModelHost
 from memos.schedule.task import Report
 from memos.store.adapters import AdapterRecord
 from memos.store.database import Database
+from memos.store.derived import RETRAIN
 from memos.store.lineage import Source
 from memos.store.scoped import adapter_keys
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FOLDER = "adapters"
+#: The tasks that keep checkpoints.
+TRAININGS = ("distil", RETRAIN)
 #: How often a retraining begins anew because its memories changed meanwhile.
 ATTEMPTS = 3
 
@@ -53,7 +56,7 @@ class ParametricTier:
         self._folder = settings.home.expanduser() / FOLDER
         self._room = TalliedRoom(self._folder, settings.adapter_bytes, settings.kv_free_bytes)
         #: Held while a file is published with its row, and while files without a row are removed.
-        self._publishing = threading.Lock()
+        self.publishing = threading.Lock()
         self._index = AdapterIndex(database)
         #: Called as soon as the transaction that invalidated adapters is committed, before their files are removed.
         self.on_gone: list[OnGone] = []
@@ -176,9 +179,13 @@ class ParametricTier:
         """Return one. Raises :class:`NotFound`."""
         return AdapterInfo.of(self._index.get(scope, cube_id))
 
-    def export(self, scope: Scope, cube_id: str, folder: Path) -> AdapterInfo:
-        """Write an adapter as a PEFT directory. Raises :class:`InvalidInput` and :class:`AdapterRefused`."""
+    def export(self, scope: Scope, cube_id: str, folder: Path, *, kept: bool = True) -> AdapterInfo:
+        """Write an adapter as a PEFT directory. Raises :class:`InvalidInput` and :class:`AdapterRefused`.
+
+        Receipts of later deletions name it; its path only if it is ``kept`` there.
+        """
         record = self._index.get(scope, cube_id)
+        self._index.exported(scope, record, folder if kept else None)
         self._registry.export_folder(scope, record, folder)
         return AdapterInfo.of(record)
 
@@ -202,26 +209,33 @@ class ParametricTier:
             tell(digests)
         if not keys:
             return True
-        with self._publishing:
+        with self.publishing:
             with self._database.read() as connection:
                 gone = set(keys) - adapter_keys(connection)  # published again meanwhile: equal bytes, and needed
             removed = [self._room.remove(key) for key in gone]  # all are tried
         return all(removed)
 
-    def sweep(self) -> None:
+    def has(self, key: str) -> bool:
+        """Return whether the file of a key is there."""
+        return self._room.path(key).exists()
+
+    def sweep(self) -> int:
         """Remove files that a process left behind when it ended between file and row, and count the others.
 
+        Return how many were removed.
         A folder that cannot be swept is no reason not to open the memories: the log says so, and the next start tries.
         """
         if not self._folder.is_dir():
-            return
-        with self._publishing, self._database.read() as connection:
+            return 0
+        with self.publishing, self._database.read() as connection:
             needed = adapter_keys(connection)
             try:
-                self._room.sweep(needed, min_age_s=0.0 if self._database.is_sqlite else ORPHAN_AGE_S)
+                removed = self._room.sweep(needed, min_age_s=0.0 if self._database.is_sqlite else ORPHAN_AGE_S)
                 self._room.recount()
             except (StoreError, OSError) as error:
                 logger.warning("adapters were not swept: %s", error)
+                return 0
+        return removed
 
     def close(self) -> None:
         """Let go of whoever serves from here."""
@@ -235,7 +249,7 @@ class ParametricTier:
         from memos.parametric.registry import Registry
 
         files = AdapterFiles(self._folder, self._settings.adapter_bytes, self._settings.kv_free_bytes)
-        return Registry(self._settings, self._database, self._models, files, self._publishing)
+        return Registry(self._settings, self._database, self._models, files, self.publishing)
 
     @cached_property
     def _promotion(self) -> ParametricPromotion:

@@ -131,7 +131,18 @@ class NoteReader:
             notes = repository.get(repository.ids(scope), scope)
             return list(notes.values()), LinkRepository(connection, namespace.id).every()
 
+    def follow(self, scope: Scope) -> None:
+        """Let what this process knows of a namespace follow its deletions at once, not only when it is next asked."""
+        with self._database.read() as connection:
+            namespace = namespaces.find(connection, scope)
+        if namespace is not None:
+            self._views.follow(namespace.id, self._catch_up)
+
     # ------------------------------------------------------------ inside
+
+    def _catch_up(self, view: NamespaceView) -> None:
+        with self._database.read() as connection:
+            view.catch_up(connection, namespaces.read(connection, view.namespace_id))
 
     def _home(self, scope: Scope, embedder: Embedder) -> tuple[int, EmbedderRow] | None:
         """Return the scope's namespace number and the embedder serving it, if anything was ever stored."""

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from memos.clock import HOUR_US, from_us, now_us, to_us
+from memos.clock import HOUR_US, now_us, to_us
 from memos.config import OFF, Settings
-from memos.cube import RECALLABLE, DeletionReceipt, MemCube, NewMemory, Scope, State, move
+from memos.cube import RECALLABLE, MemCube, NewMemory, Scope, State, move
 from memos.embedding.base import Embedder
 from memos.embedding.reindex import BATCH, Progress
 from memos.embedding.serving import ServingEmbedder, register
@@ -30,7 +30,7 @@ from memos.store.jobs import NOTES, JobRepository
 from memos.store.namespaces import Namespace
 from memos.store.notes import NoteRepository
 from memos.store.quota import check_characters, check_memories
-from memos.store.records import OUTBOX_KEEP, Audit, Idempotency, Outbox, request_digest
+from memos.store.records import Audit, Idempotency, request_digest
 from memos.store.scoped import locate
 
 #: Submits a job that is queued already.
@@ -40,9 +40,9 @@ Discard = Callable[[Scope, Gone], tuple[str, ...]]
 
 
 class NoteWriter:
-    """Store, update, move and delete plaintext memories.
+    """Store, update and move plaintext memories.
 
-    What was derived from a note dies in the transaction that changes or deletes it; ``discard`` then does the rest.
+    What was derived from a note dies in the transaction that changes it; ``discard`` then does the rest.
     Notes are written later: a job that is queued with the memory and handed to ``submit`` sees to it.
     """
 
@@ -191,65 +191,11 @@ class NoteWriter:
         self._discard(scope, gone)
         return moved
 
-    def forget(self, scope: Scope, cube_id: str) -> DeletionReceipt:
-        """Delete one memory with its versions, vectors, links and all that was derived from it; or one derived cube."""
-        with self._database.write() as connection:
-            namespace = namespaces.open_for_write(connection, scope)
-            derived = Derived(connection, namespace.id)
-            gone = derived.remove([cube_id])
-            ids = [cube_id] if gone else _with_merged(connection, namespace, cube_id)
-            gone = gone or derived.invalidate(ids)
-            unlearnt, job = self._unlearn(connection, namespace, ids)
-            gone = gone + unlearnt
-            removed = CubeRepository(connection, namespace.id).delete(ids)
-            if not removed["cubes"] and not gone:
-                raise NotFound(f"no memory {cube_id!r} here; it may have been forgotten")
-            Outbox(connection, namespace.id).add(namespace.revision, ids)
-            namespaces.count_memories(connection, namespace.id, -removed["cubes"])
-            _trim(connection, namespace)
-            Audit(connection, namespace.id).add("forget", cube_id)
-            receipt = _receipt(scope, ids, removed, gone)
-            once.record(connection, namespace.id, receipt=receipt.model_dump(mode="json"))
-        self._begin(scope, job)
-        return receipt.model_copy(update={"pending": self._discard(scope, gone)})
-
-    def forget_all(self, scope: Scope) -> DeletionReceipt:
-        """Delete every memory of the namespace, of one agent or run if the scope names one."""
-        with self._database.write() as connection:
-            namespace = namespaces.open_for_write(connection, scope)
-            repository = CubeRepository(connection, namespace.id)
-            whole = scope.agent_id is None and scope.run_id is None
-            ids = repository.ids(scope)
-            derived = Derived(connection, namespace.id)
-            gone = derived.remove_all() if whole else derived.invalidate(ids)
-            unlearnt, job = (Gone(), None) if whole else self._unlearn(connection, namespace, ids)
-            gone = gone + unlearnt
-            removed = repository.delete(ids)
-            Outbox(connection, namespace.id).add(namespace.revision, [] if whole else ids, clear=whole)
-            if whole:
-                removed["jobs"] = JobRepository(connection, namespace.id).clear()
-                Idempotency(connection, namespace.id).clear()
-            namespaces.count_memories(connection, namespace.id, -removed["cubes"])
-            _trim(connection, namespace)
-            Audit(connection, namespace.id).add("forget_all", count=removed["cubes"])
-            receipt = _receipt(scope, ids, removed, gone)
-            once.record(connection, namespace.id, receipt=receipt.model_dump(mode="json"))
-        self._begin(scope, job)
-        return receipt.model_copy(update={"pending": self._discard(scope, gone)})
-
     # ------------------------------------------------------------ inside
 
     def _check_characters(self, repository: CubeRepository, more: int) -> None:
         if self._settings.quota_characters and more > 0:
             check_characters(self._settings, repository.characters(), more)
-
-    def _unlearn(self, connection: Connection, namespace: Namespace, ids: Sequence[str]) -> tuple[Gone, str | None]:
-        """Take back what other notes say of memories that go, and what was made of those notes; queue new ones."""
-        affected = NoteRepository(connection, namespace.id).unlearn(ids, namespace.revision, now_us())
-        if not affected:
-            return Gone(), None
-        gone = Derived(connection, namespace.id).invalidate(affected, changed=True)
-        return gone, self._note_job(connection, namespace, wanted=True)
 
     def _note_job(self, connection: Connection, namespace: Namespace, *, wanted: bool) -> str | None:
         if not wanted or self._settings.notes == OFF:
@@ -319,26 +265,6 @@ def _note(memory: NewMemory, vector: Any) -> Note:
     )
 
 
-def _receipt(scope: Scope, ids: Sequence[str], removed: dict[str, int], gone: Gone) -> DeletionReceipt:
-    return DeletionReceipt(
-        id=new_id(),
-        user_id=scope.user_id,
-        cube_ids=tuple(ids),
-        removed={**removed, **gone.counts},
-        deleted_at=from_us(now_us()),
-    )
-
-
-def _with_merged(connection: Connection, namespace: Namespace, cube_id: str) -> list[str]:
-    """Return a memory and the near-duplicates it stands for, which say the same."""
-    found, waiting = [], [cube_id]
-    while waiting:
-        found += waiting
-        merged = NoteRepository(connection, namespace.id).merged(waiting)
-        waiting = [other for sources in merged.values() for other, _ in sources if other not in found]
-    return found
-
-
 def _one(repository: CubeRepository, cube_id: str, scope: Scope) -> MemCube:
     cube = repository.get([cube_id], scope).get(cube_id)
     if cube is None:
@@ -360,13 +286,3 @@ def _check_version(cube: MemCube, expected: int | None) -> None:
             f"memory {cube.id!r} is at version {cube.version}, not {expected}; read it again and repeat the change",
             current_version=cube.version,
         )
-
-
-def _trim(connection: Connection, namespace: Namespace) -> None:
-    """Drop deletion records that every index has followed and no recent view still needs."""
-    until = namespace.revision - OUTBOX_KEEP
-    if namespace.collection is not None:
-        until = min(until, namespace.indexed_revision)
-    if until > namespace.floor_revision:
-        Outbox(connection, namespace.id).trim(until)
-        namespaces.raise_floor(connection, namespace.id, until)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from memos.cube import Scope
 from memos.errors import StoreError
@@ -17,26 +16,13 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two looks at a database that other processes write to, and after one at a store that is away.
 LOOK_S = 10.0
-#: Seconds between two turns of the upkeep.
-UPKEEP_S = 3600.0
 
 
 class Executor:
-    """Runs the jobs of one process, one after another, in a thread that starts when there is something to look at.
+    """Runs the jobs of one process, one after another, in a thread that starts when there is something to look at."""
 
-    ``upkeep`` is done every hour besides.
-    """
-
-    def __init__(
-        self,
-        database: Database,
-        tasks: Mapping[str, Task],
-        name: str = "memos-jobs",
-        upkeep: Callable[[], object] | None = None,
-    ) -> None:
+    def __init__(self, database: Database, tasks: Mapping[str, Task], name: str = "memos-jobs") -> None:
         self._name = name
-        self._upkeep = upkeep
-        self._upkeep_at = time.monotonic() + UPKEEP_S
         self._alone = database.is_sqlite
         self._first = True
         self._runner = Runner(database, tasks)
@@ -47,7 +33,7 @@ class Executor:
 
     def start(self) -> None:
         """Take up what earlier processes, or others now, left unfinished."""
-        waits = self._upkeep is not None or self._runner.due(1) or self._runner.due_in() is not None
+        waits = self._runner.due(1) or self._runner.due_in() is not None
         if waits or not self._alone:
             self._start()
 
@@ -89,17 +75,9 @@ class Executor:
             self._runner.release(everything=self._alone and self._first)
             self._first = False
             self._runner.run()
-            waits = (self._runner.due_in(), None if self._alone else LOOK_S, self._kept_up())
+            wait = self._runner.due_in()
         except StoreError as error:  # the rows stay
             logger.warning("jobs wait: %s", error)
             return LOOK_S
+        waits = (wait, None if self._alone else LOOK_S)
         return min((one for one in waits if one is not None), default=None)
-
-    def _kept_up(self) -> float | None:
-        """Do what is to be done every hour; return the seconds until it is to be done again."""
-        if self._upkeep is None:
-            return None
-        if time.monotonic() >= self._upkeep_at:
-            self._upkeep_at = time.monotonic() + UPKEEP_S
-            self._upkeep()
-        return self._upkeep_at - time.monotonic()

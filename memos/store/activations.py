@@ -50,12 +50,12 @@ class ActivationRepository(LineageRepository):
         row = {name: getattr(activation, name) for name in _INDEX_COLUMNS}
         self._insert(activations, [row])
 
-    def remove(self, cube_ids: Sequence[str]) -> list[str]:
-        """Delete activation cubes with their lineage; return the keys of the files that must follow."""
-        return [row.key for row in self._remove_cubes(activations, cube_ids)]
+    def remove(self, cube_ids: Sequence[str]) -> dict[str, str]:
+        """Delete activation cubes with their lineage; return the keys of the files that must follow, by cube id."""
+        return {row.cube_id: row.key for row in self._remove_cubes(activations, cube_ids)}
 
-    def invalidate(self, note_ids: Sequence[str]) -> list[str]:
-        """Delete every activation cube made from one of these notes, whichever version; return the files' keys."""
+    def invalidate(self, note_ids: Sequence[str]) -> dict[str, str]:
+        """Do the same with every activation cube made from one of these notes, whichever version."""
         return self.remove(sorted(self._made_from(activations, note_ids)))
 
     def count_use(self, cube_id: str, *, hits: int = 0, misses: int = 0, tokens: int = 0) -> None:
@@ -70,6 +70,11 @@ class ActivationRepository(LineageRepository):
             )
         )
         self.connection.execute(statement)
+
+    def set_file(self, cube_id: str, key: str, sha256: str) -> None:
+        """Name the file that a restored cube has here."""
+        statement = self._update(activations).where(activations.c.cube_id == cube_id)
+        self.connection.execute(statement.values(key=key, sha256=sha256))
 
     # ------------------------------------------------------------ reading
 

@@ -114,6 +114,10 @@ class AdapterRepository(LineageRepository):
         statement = self._update(adapters).where(adapters.c.cube_id.in_(cube_ids)).values(hits=adapters.c.hits + 1)
         self.connection.execute(statement)
 
+    def set_file(self, cube_id: str, key: str) -> None:
+        """Name the file that a restored cube has here."""
+        self.connection.execute(self._update(adapters).where(adapters.c.cube_id == cube_id).values(key=key))
+
     # ------------------------------------------------------------ reading
 
     def all(self) -> list[AdapterRecord]:

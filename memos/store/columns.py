@@ -14,6 +14,7 @@ from memos.store.arrays import GrowingArray
 
 HEADER = ("agent_id", "run_id", "author", "state", "event_time", "created_at", "expires_at")
 _METADATA = "metadata."
+_NOTHING = (None,) * len(HEADER)
 
 
 class ColumnStore:
@@ -28,6 +29,13 @@ class ColumnStore:
         """Add the next rows."""
         self._headers.extend(tuple(getattr(entry, name) for name in HEADER) for entry in entries)
         self._metadata.extend(entry.metadata for entry in entries)
+
+    def forget(self, rows: Sequence[int]) -> None:
+        """Keep nothing of what some rows hold, unless others hold it as well."""
+        for row in rows:
+            self._headers[row], self._metadata[row] = _NOTHING, {}
+        for column in self._coded.values():
+            column.forget(rows)
 
     def coded(self, field: str) -> tuple[Sequence[Any], NDArray[np.int32]]:
         """Return the distinct values of ``field`` and a code per row, -1 where it is missing."""
@@ -64,14 +72,28 @@ class _Column:
     def extend(self, values: Iterable[Any]) -> None:
         self._codes.extend([self._code(value) for value in values])
 
+    def forget(self, rows: Sequence[int]) -> None:
+        there = [row for row in rows if row < len(self)]
+        gone = set(self.codes[there].tolist()) - {-1}
+        self.codes[there] = -1
+        held = np.bincount(self.codes + 1, minlength=len(self.distinct) + 1)[1:]
+        for code in (code for code in gone if not held[code]):
+            del self._code_of[_key(self.distinct[code])]
+            self.distinct[code] = ""  # a code is never given twice
+
     def _code(self, value: Any) -> int:
         if value is None:
             return -1
-        key = json.dumps(value, sort_keys=True)  # tells 1, 1.0, true and "1" apart, and takes lists and objects
+        key = _key(value)
         code = self._code_of.setdefault(key, len(self.distinct))
         if code == len(self.distinct):
             self.distinct.append(value)
         return code
+
+
+def _key(value: Any) -> str:
+    """Return what tells 1, 1.0, true and "1" apart, and takes lists and objects."""
+    return json.dumps(value, sort_keys=True)
 
 
 def _lookup(metadata: Mapping[str, Any], path: str) -> Any:

@@ -69,6 +69,12 @@ class CubeRepository(ScopedRepository):
         fresh = {"scribe": None, "remark": None, "valid_to": None}  # what was said of the old text, and until when
         self._change(cube.id, revision, version=version, updated_at=note.created_at, **fresh)
 
+    def set_terms(self, cube_id: str, version: int, terms: str, revision: int) -> None:
+        """Write the terms of a version's text anew; readers of the namespace follow."""
+        one = self._update(versions).where(versions.c.cube_id == cube_id, versions.c.version == version)
+        self.connection.execute(one.values(terms=terms))
+        self._change(cube_id, revision)
+
     def set_state(self, cube_id: str, state: State, revision: int, at: int) -> None:
         """Record a state move that :func:`memos.cube.move` has allowed."""
         self._change(cube_id, revision, state=state.value, updated_at=at)

@@ -53,6 +53,7 @@ class Database:
             lasting: self.engine.execution_options(**{WRITE: FULL if lasting else NORMAL}) for lasting in (True, False)
         }
         self._turn = threading.Lock()
+        self._unscrubbed = False
         if not migrate:
             return
         with ExitStack() as on_failure:
@@ -121,18 +122,38 @@ class Database:
         with translated(), self.engine.connect() as connection:
             connection.scalar(text("SELECT 1"))
 
-    def scrub(self) -> None:
-        """Empty the write-ahead log so that forgotten text is on no page of any file (SQLite; elsewhere a no-op)."""
-        if self.is_sqlite:
-            with (
-                translated(),
-                self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
-            ):
-                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    def scrub(self) -> bool:
+        """Empty the write-ahead log so that forgotten text is on no page of any file (SQLite; elsewhere a no-op).
+
+        Returns whether it is empty: a reader that does not end keeps it as it is.
+        """
+        if not self.is_sqlite:
+            return True
+        with (
+            translated(),
+            self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
+        ):
+            self._unscrubbed = bool(connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0])
+        return not self._unscrubbed
+
+    def scrub_again(self) -> None:
+        """Do so once more if a reader kept the last time from being of use."""
+        if self._unscrubbed:
+            self.scrub()
 
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+
+
+def compact(path: Path) -> None:
+    """Rewrite a SQLite file that nothing has open, without what deletions left on pages that are free now."""
+    engine = create_engine(f"sqlite:///{path}")
+    try:
+        with translated(), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM")
+    finally:
+        engine.dispose()
 
 
 def _granted(connection: Connection, name: str, deadline: float) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -14,6 +14,8 @@ from memos.store.jobs import JobRepository
 
 #: The task that trains an adapter again from what is left of its notes.
 RETRAIN = "retrain"
+#: The tasks that train.
+TRAININGS = frozenset({"distil", RETRAIN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,7 @@ class Gone:
     be served any more. ``jobs`` were queued in the same transaction and wait to be submitted.
     """
 
+    cube_ids: tuple[str, ...] = ()
     kv_keys: tuple[str, ...] = ()
     adapter_keys: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
@@ -36,6 +39,7 @@ class Gone:
 
     def __add__(self, other: Gone) -> Gone:
         return Gone(
+            cube_ids=self.cube_ids + other.cube_ids,
             kv_keys=self.kv_keys + other.kv_keys,
             adapter_keys=self.adapter_keys + other.adapter_keys,
             digests=self.digests + other.digests,
@@ -71,14 +75,19 @@ class Derived:
         activations = [one.cube_id for one in self._activations.all()]
         return self.remove([*activations, *(one.cube_id for one in self._adapters.all())])
 
+    def lose(self, cube_ids: Sequence[str]) -> Gone:
+        """Delete derived cubes whose files are lost or damaged; queue the training of what was served from notes."""
+        keys, adapters = self._activations.remove(cube_ids), self._adapters.remove(cube_ids)
+        return _gone(keys, adapters, self._retrain(adapters, frozenset()))
+
     def invalidate(self, note_ids: Sequence[str], *, changed: bool = False) -> Gone:
         """Delete what was made from one of these notes; queue the training of what was served from several.
 
         It is trained again without these notes or, where they are only ``changed``, with what they say now.
         """
-        keys, adapters = self._activations.invalidate(note_ids), self._adapters.invalidate(note_ids)
+        activations, adapters = self._activations.invalidate(note_ids), self._adapters.invalidate(note_ids)
         jobs = self._retrain(adapters, frozenset() if changed else frozenset(note_ids))
-        return _gone(keys, adapters, jobs)
+        return _gone(activations, adapters, jobs)
 
     def _retrain(self, adapters: Sequence[AdapterRecord], without: Collection[str]) -> list[str]:
         jobs = []
@@ -91,12 +100,13 @@ class Derived:
         return jobs
 
 
-def _gone(keys: Sequence[str], adapters: Sequence[AdapterRecord], jobs: Sequence[str] = ()) -> Gone:
+def _gone(activations: Mapping[str, str], adapters: Sequence[AdapterRecord], jobs: Sequence[str] = ()) -> Gone:
     return Gone(
-        kv_keys=tuple(keys),
+        cube_ids=(*activations, *(record.cube_id for record in adapters)),
+        kv_keys=tuple(activations.values()),
         adapter_keys=tuple(record.key for record in adapters if record.key is not None),
         digests=tuple(dict.fromkeys(record.digest for record in adapters if record.key is not None)),
         jobs=tuple(jobs),
-        activations=len(keys),
+        activations=len(activations),
         adapters=len(adapters),
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import and_, func, or_
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Row, and_, func, or_, tuple_
 
 from memos.cube import Kind
 from memos.store.schema import cubes, links, vectors, versions
@@ -56,6 +59,13 @@ class Health(ScopedRepository):
             .where(vectors.c.cube_id.is_(None))
         )
         return self.connection.scalar(statement) or 0
+
+    def texts(self, cube_id: str, version: int, limit: int) -> Sequence[Row[Any]]:
+        """Return up to ``limit`` versions behind one: their text, its digest and its terms, in the order of cubes."""
+        columns = (versions.c.cube_id, versions.c.version, versions.c.text, versions.c.digest, versions.c.terms)
+        place = tuple_(versions.c.cube_id, versions.c.version)
+        behind = self._select(versions, *columns).where(place > tuple_(cube_id, version))
+        return self.connection.execute(behind.order_by(versions.c.cube_id, versions.c.version).limit(limit)).all()
 
     def of_other_embedders(self, embedder_id: int) -> int:
         """Return the number of vectors that another embedder made."""

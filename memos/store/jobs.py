@@ -5,7 +5,8 @@ This is what those see who want work done; :mod:`memos.store.leases` is what tho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -15,12 +16,14 @@ from sqlalchemy import Row, func
 from memos.clock import from_us, now_us
 from memos.cube import Frozen
 from memos.errors import Conflict
-from memos.ids import new_id
+from memos.ids import ids_in, new_id
 from memos.store import namespaces
 from memos.store.job_totals import count_ended
 from memos.store.schema import jobs
 from memos.store.scoped import ScopedRepository
 
+#: The task that makes a KV file.
+PROMOTE = "promote"
 #: The task that writes the notes of a namespace that wait.
 NOTES = "notes"
 #: Notes come first: they take a moment, and what is stored is recalled better with them.
@@ -136,6 +139,12 @@ class JobRepository(ScopedRepository):
         if over is None:
             self._check(job_id, JobState.QUEUED)
 
+    def let_go(self) -> None:
+        """Queue again whatever was running: in a restored namespace its runner is not of this store."""
+        running = self._update(jobs).where(jobs.c.state == JobState.RUNNING.value)
+        values = {"state": JobState.QUEUED.value, "lease_owner": None, "lease_until": None}
+        self.connection.execute(running.values(**values))
+
     def unfinished(self) -> int:
         """Return how many jobs a user asked for wait or run; notes are the engine's own affair."""
         waits = jobs.c.state.in_((JobState.QUEUED.value, JobState.RUNNING.value))
@@ -145,6 +154,35 @@ class JobRepository(ScopedRepository):
     def remove(self, job_ids: Sequence[str]) -> None:
         """Remove some jobs."""
         self.connection.execute(self._delete(jobs).where(jobs.c.id.in_(job_ids)))
+
+    def forget(self, cube_ids: Collection[str]) -> tuple[int, bool]:
+        """Take cubes out of what jobs are to do, and out of what they came to; one left without any is cancelled.
+
+        Returns how many jobs that were, and whether one of them is under way. Notes are no such job: whoever writes
+        them looks again, when it is done, at what is there still.
+        """
+        gone, changed, under_way = set(cube_ids), 0, False
+        for row in self.connection.execute(self._select(jobs)).all():
+            if gone.isdisjoint(ids_in(json.dumps([row.payload, row.result]))):
+                continue
+            left = [cube_id for cube_id in row.payload.get("ids", ()) if cube_id not in gone]
+            ends = {} if left or row.state in FINAL else _ended(row.state)
+            change = self._update(jobs).where(jobs.c.id == row.id)
+            self.connection.execute(change.values(payload={**row.payload, "ids": left}, result=None, **ends))
+            changed += 1
+            under_way |= row.state == JobState.RUNNING and row.task != NOTES
+        return changed, under_way
+
+    def leased_since(self, before: int) -> int:
+        """Return how many jobs, other than notes, somebody works at who began before a moment (microseconds)."""
+        leased = self._select(jobs, func.count()).where(jobs.c.lease_until > now_us(), jobs.c.task != NOTES)
+        return self.connection.scalar(leased.where(jobs.c.created_at < before)) or 0
+
+    def naming(self, cube_ids: Collection[str]) -> int:
+        """Return how many jobs name one of some cubes in what they are to do or came to."""
+        asked = set(cube_ids)
+        rows = self.connection.execute(self._select(jobs, jobs.c.payload, jobs.c.result))
+        return sum(not asked.isdisjoint(ids_in(json.dumps([row.payload, row.result]))) for row in rows)
 
     def clear(self) -> int:
         """Remove every job; return how many."""
@@ -178,3 +216,8 @@ def _job(row: Row[Any], user_id: str) -> Job:
         created_at=from_us(row.created_at),
         updated_at=from_us(row.updated_at),
     )
+
+
+def _ended(state: str) -> dict[str, Any]:
+    """Return how a job ends that has nothing left to do: one that is running by its runner, at its next report."""
+    return {"cancelling": True} if state == JobState.RUNNING else {"state": JobState.CANCELLED.value}

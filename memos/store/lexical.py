@@ -39,6 +39,7 @@ class LexicalIndex:
         self._starts = GrowingArray(np.int64)  # first posting of each row
         self._lengths = GrowingArray(np.float32)  # terms in each row
         self._frequency = GrowingArray(np.int64)  # live rows holding each term
+        self._known_to = GrowingArray(np.int64)  # rows holding each term that were not forgotten
         self._live = 0
         self._live_length = 0.0
         self._sorted = _SortedPostings(np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
@@ -56,6 +57,7 @@ class LexicalIndex:
             self._starts,
             self._lengths,
             self._frequency,
+            self._known_to,
         )
         return sum(array.nbytes for array in arrays) + self._sorted.nbytes + 120 * len(self._vocabulary)
 
@@ -84,8 +86,9 @@ class LexicalIndex:
             (self._lengths, lengths),
         ):
             array.extend(items)
-        self._frequency.extend(np.zeros(len(vocabulary) - len(self._frequency), np.int64))
-        np.add.at(self._frequency.values, np.asarray(terms, np.int64), 1)
+        for array in (self._frequency, self._known_to):
+            array.extend(np.zeros(len(vocabulary) - len(array), np.int64))
+            np.add.at(array.values, np.asarray(terms, np.int64), 1)
         self._live += len(lengths)
         self._live_length += float(sum(lengths))
         self._changed()
@@ -96,6 +99,16 @@ class LexicalIndex:
         self._live -= 1
         self._live_length -= float(self._lengths.values[row])
         self._changed()
+
+    def forget(self, rows: Iterable[int]) -> None:
+        """Keep no word of rows that were switched off for good, but those that other rows hold as well."""
+        gone = np.concatenate([self._terms_of(row) for row in rows] or [np.empty(0, np.int32)])
+        np.subtract.at(self._known_to.values, gone, 1)
+        unknown = set(gone[self._known_to.values[gone] == 0].tolist())
+        if unknown:
+            for word in [word for word, number in self._vocabulary.items() if number in unknown]:
+                number = self._vocabulary.pop(word)
+                self._vocabulary[f"\0{number}"] = number  # a number is never given twice
 
     @property
     def lengths(self) -> NDArray[np.float32]:

@@ -59,6 +59,17 @@ class LineageRepository(ScopedRepository):
             said.update(((row.cube_id, row.version), (row.digest, row.event_time)) for row in rows)
         return {one for one in earlier if one in said and said[one] == said[one[0], current[one[0]]]}
 
+    def said(self, sources: Collection[Source]) -> dict[Source, Row[Any]]:
+        """Return what note versions say and from when: rows with ``text``, ``event_time`` and ``valid_from``."""
+        columns = (versions.c.cube_id, versions.c.version, versions.c.text, versions.c.event_time)
+        ids, found = sorted({cube_id for cube_id, _ in sources}), {}
+        for start in range(0, len(ids), IN_CHUNK):
+            chosen = self._select(versions, *columns, versions.c.valid_from)
+            for row in self.connection.execute(chosen.where(versions.c.cube_id.in_(ids[start : start + IN_CHUNK]))):
+                if (row.cube_id, row.version) in sources:
+                    found[row.cube_id, row.version] = row
+        return found
+
     # ------------------------------------------------------------ for the repositories
 
     def _insert_cube(self, header: DerivedHeader, revision: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, RowMapping, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -104,6 +105,11 @@ def count_memories(connection: Connection, namespace_id: int, change: int) -> No
     )
 
 
+def set_memories(connection: Connection, namespace_id: int, memories: int) -> None:
+    """Correct the namespace's number of live memories."""
+    connection.execute(update(namespaces).where(namespaces.c.id == namespace_id).values(memories=memories))
+
+
 def set_index(connection: Connection, namespace_id: int, collection: str | None, indexed_revision: int) -> None:
     """Record which collection serves the namespace and up to which revision, now that nobody is writing it."""
     connection.execute(
@@ -162,3 +168,23 @@ def behind(connection: Connection, threshold: int) -> list[Namespace]:
 def forget_all_indexes(connection: Connection) -> None:
     """Mark every namespace as not indexed, as after a change of embedder."""
     connection.execute(update(namespaces).values(collection=None, indexed_revision=0))
+
+
+#: What a row of the directory says of this store alone: its number, who reads along, and how far its index has come.
+_OF_THIS_STORE = frozenset({"id", "floor_revision", "indexed_revision", "collection", "indexing"})
+#: What it says that holds in any store.
+CARRIED = tuple(column for column in namespaces.c if column.name not in _OF_THIS_STORE)
+
+
+def described(connection: Connection, namespace_id: int) -> dict[str, Any]:
+    """Return what the directory says of a namespace that holds in any store, by column."""
+    return dict(connection.execute(select(*CARRIED).where(namespaces.c.id == namespace_id)).mappings().one())
+
+
+def restore(connection: Connection, namespace_id: int, said: dict[str, Any], revision: int) -> None:
+    """Let the directory say of an open namespace what :func:`described` returned, as of a revision of this store.
+
+    Whoever has read the namespace at an earlier one must read it anew.
+    """
+    values = {**said, "revision": revision, "floor_revision": revision, "indexed_revision": 0}
+    connection.execute(update(namespaces).where(namespaces.c.id == namespace_id).values(values))

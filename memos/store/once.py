@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from memos.clock import HOUR_US, now_us
 from memos.cube import check_name
+from memos.store.moves import record_move
 from memos.store.records import Idempotency, request_digest
 from memos.store.scoped import answer_of
 
@@ -66,11 +67,12 @@ def expect(answer: Answer) -> None:
 
 
 def record(connection: Connection, namespace_id: int, **answer: Any) -> None:
-    """Record the request that is being carried out, if it has a key, in the transaction that does it.
+    """Record the request that is being carried out, if it has a key, and the move it is part of, in its transaction.
 
     Raises :class:`memos.errors.IdempotencyConflict` where the key was used for another request of the namespace, and
     :class:`AlreadyDone` where another thread was faster.
     """
+    record_move(connection, namespace_id, answer.get("job_id"))
     request = _CURRENT.get()
     if request is None:
         return

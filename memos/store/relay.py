@@ -100,7 +100,7 @@ class IndexRelay:
 
     def sync_now(self, namespace_id: int) -> None:
         """Do the same, after another process if need be; raise ``StoreUnavailable`` if that takes too long."""
-        with self._alone(namespace_id):
+        with self.alone(namespace_id):
             self._sync(namespace_id)
 
     def follow(self, scope: Scope) -> None:
@@ -112,14 +112,22 @@ class IndexRelay:
 
     def rebuild(self, namespace_id: int) -> None:
         """Make the namespace's collection anew, if it is large enough for one; meanwhile recall scans."""
-        with self._alone(namespace_id):
+        with self.alone(namespace_id):
             self._let_go(namespace_id)
             self._sync(namespace_id)
 
     def discard(self, namespace_id: int, collection: str) -> None:
         """Drop a collection that no longer serves the namespace."""
-        with self._alone(namespace_id):
+        with self.alone(namespace_id):
             self._index.drop(collection)
+
+    @contextmanager
+    def alone(self, namespace_id: int) -> Iterator[None]:
+        """Keep everybody else from writing to a namespace's collection; raise ``StoreUnavailable`` if it takes long."""
+        with self._turn, self._database.lease(_lease(namespace_id), WAIT_S) as granted:
+            if not granted:
+                raise StoreUnavailable("another process is busy with the vector index; repeat this")
+            yield
 
     # ------------------------------------------------------------ inside
 
@@ -200,13 +208,6 @@ class IndexRelay:
             part = slice(start, start + BATCH)
             self._index.upsert(name, ids[part], np.ascontiguousarray(vectors[part]))
         return True
-
-    @contextmanager
-    def _alone(self, namespace_id: int) -> Iterator[None]:
-        with self._turn, self._database.lease(_lease(namespace_id), WAIT_S) as granted:
-            if not granted:
-                raise StoreUnavailable("another process is busy with the vector index; repeat this")
-            yield
 
     def _due(self, namespace: Namespace) -> bool:
         grown = namespace.collection is None and namespace.memories >= self._threshold

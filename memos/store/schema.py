@@ -107,6 +107,12 @@ cubes = Table(
     Index("ix_cubes_namespace_id_id", "namespace_id", "id"),
     Index("ix_cubes_namespace_id_infer_scribe", "namespace_id", "infer", "scribe"),
     Index("ix_cubes_namespace_id_revision", "namespace_id", "revision"),
+    Index(
+        "ix_cubes_expires_at",
+        "expires_at",
+        sqlite_where=text("expires_at IS NOT NULL"),
+        postgresql_where=text("expires_at IS NOT NULL"),
+    ),
 )
 
 #: Content of a plaintext cube, one row per version. ``terms`` are its stems: the lexical index's truth. ``changes`` are
@@ -319,6 +325,53 @@ idempotency = Table(
     Column("answer", Json),
     Column("expires_at", BigInteger, nullable=False),
     Index("ix_idempotency_key", "key"),
+    Index("ix_idempotency_namespace_id", "namespace_id"),
+)
+
+#: Legal holds: while there is one, a memory (the whole namespace where ``cube_id`` is NULL) cannot be deleted.
+holds = Table(
+    "holds",
+    metadata,
+    Column("id", ID, primary_key=True),
+    _namespace(),
+    Column("cube_id", ID),
+    Column("reason", NAME),
+    Column("created_at", BigInteger, nullable=False),
+    Index("ix_holds_namespace_id", "namespace_id"),
+)
+
+#: How many days memories of a namespace are kept; without a row, for good.
+retentions = Table(
+    "retentions",
+    metadata,
+    Column(
+        "namespace_id",
+        Integer,
+        ForeignKey("namespaces.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("days", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+#: Files that were handed out, and whose deletion is up to whoever has them: never content. ``sources`` are the memories
+#: in one; NULL stands for all that the scope held at ``created_at``. ``path_digest`` (SHA-256) is of where it was
+#: written, if that was somebody's file; ``digest`` of the file itself.
+exports = Table(
+    "exports",
+    metadata,
+    Column("id", ID, primary_key=True),
+    _namespace(),
+    Column("kind", String(16), nullable=False),
+    Column("agent_id", NAME),
+    Column("run_id", NAME),
+    Column("sources", JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")),
+    Column("path_digest", String(64)),
+    Column("digest", String(64)),
+    Column("memories", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("ix_exports_namespace_id", "namespace_id"),
 )
 
 #: Who may use the service, as whom: rows of a tenant, not of a namespace. ``digest`` is the SHA-256 of the secret.
@@ -350,4 +403,7 @@ MEMORY_TABLES = (
     jobs,
     audit,
     idempotency,
+    holds,
+    retentions,
+    exports,
 )

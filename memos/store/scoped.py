@@ -22,6 +22,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    or_,
     select,
     update,
 )
@@ -30,7 +31,7 @@ from memos.clock import now_us
 from memos.cube import Scope, check_name
 from memos.errors import NotFound
 from memos.ids import is_id
-from memos.store.schema import activations, adapters, cubes, idempotency, jobs, namespaces
+from memos.store.schema import activations, adapters, cubes, holds, idempotency, jobs, namespaces, retentions
 
 IN_CHUNK = 500  # bound variables per IN list
 
@@ -116,6 +117,30 @@ def locate_job(connection: Connection, tenant: str, job_id: str) -> Scope:
     if owner is None:
         raise NotFound(f"no job {job_id!r} here")
     return Scope(tenant=tenant, user_id=owner)
+
+
+def locate_hold(connection: Connection, tenant: str, hold_id: str) -> Scope:
+    """Return the namespace of a tenant that a hold is on, as a scope. Raises :class:`NotFound`."""
+    statement = (
+        select(namespaces.c.user_id)
+        .join_from(holds, namespaces, holds.c.namespace_id == namespaces.c.id)
+        .where(holds.c.id == hold_id, namespaces.c.tenant == tenant)
+    )
+    owner = connection.scalar(statement) if is_id(hold_id) else None
+    if owner is None:
+        raise NotFound(f"no legal hold {hold_id!r} here; it may have been released")
+    return Scope(tenant=tenant, user_id=owner)
+
+
+def due(connection: Connection, now: int) -> list[Scope]:
+    """Return the namespaces in which memories have expired by ``now`` (microseconds), or are kept for a time only."""
+    expired = select(cubes.c.namespace_id).where(cubes.c.expires_at <= now)
+    statement = (
+        select(namespaces.c.tenant, namespaces.c.user_id)
+        .where(or_(namespaces.c.id.in_(expired), namespaces.c.id.in_(select(retentions.c.namespace_id))))
+        .order_by(namespaces.c.id)
+    )
+    return [Scope(tenant=row.tenant, user_id=row.user_id) for row in connection.execute(statement)]
 
 
 def answer_of(connection: Connection, tenant: str, key: str, digest: str) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ thousand folders and file handles (measured in benchmarks/collection_granularity
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,12 +17,15 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from memos.errors import StoreUnavailable
+from memos.errors import StoreError, StoreUnavailable
+from memos.store.database import compact
 
 if TYPE_CHECKING:
     import httpx
     from chromadb.api import ClientAPI
     from chromadb.api.models.Collection import Collection
+
+logger = logging.getLogger(__name__)
 
 #: HNSW beam width while searching; a little above Chroma's default 100, because recall asks for 100 neighbours.
 EF_SEARCH = 128
@@ -44,6 +48,7 @@ class VectorIndex:
         self._lock = threading.RLock()
         self._collections: dict[str, Collection] = {}
         self._opened: ClientAPI | None = None
+        self._emptied = False
 
     @property
     def configured(self) -> bool:
@@ -65,13 +70,24 @@ class VectorIndex:
 
     def remove(self, name: str, ids: Sequence[str]) -> None:
         """Remove ids from collection ``name``; unknown ones are ignored."""
+        self._emptied = True
         collection = self._collection(name, create=True)
         for start in range(0, len(ids), _BATCH):
             with self._present(name):
                 self._call(collection.delete, ids=list(ids[start : start + _BATCH]))
 
+    def present(self, name: str, ids: Sequence[str]) -> set[str]:
+        """Return which of ``ids`` collection ``name`` has a vector of."""
+        found: set[str] = set()
+        for start in range(0, len(ids), _BATCH):
+            with self._present(name):
+                part = list(ids[start : start + _BATCH])
+                found.update(self._call(self._collection(name, create=False).get, ids=part, include=[])["ids"])
+        return found
+
     def drop(self, name: str) -> None:
         """Delete collection ``name`` if it exists."""
+        self._emptied = True
         with self._lock:
             self._collections.pop(name, None)
         try:
@@ -102,6 +118,18 @@ class VectorIndex:
         with self._present(name):
             return int(self._call(self._collection(name, create=False).count))
 
+    def pages(self, name: str) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+        """Yield what collection ``name`` holds, page by page: ids and float32 ``[n, dimension]`` vectors."""
+        offset = 0
+        while True:
+            with self._present(name):
+                get = self._collection(name, create=False).get
+                page = self._call(get, limit=_BATCH, offset=offset, include=["embeddings"])
+            if not page["ids"]:
+                return
+            yield page["ids"], np.asarray(page["embeddings"], np.float32)
+            offset += len(page["ids"])
+
     def names(self) -> list[str]:
         """Return the names of all collections."""
         return [collection.name for collection in self._call(self._client.list_collections)]
@@ -117,6 +145,15 @@ class VectorIndex:
         client.close()  # type: ignore[attr-defined]  # every client has it, the interface does not
         for session in sessions:
             session.close()
+        self._compact()
+
+    def _compact(self) -> None:
+        """Let Chroma's own database forget what was removed: what it deletes stays on its free pages."""
+        if self.local and self._emptied and self._path is not None:
+            try:
+                compact(self._path / "chroma.sqlite3")
+            except StoreError as error:  # nothing is lost by that, and the next orderly end tries again
+                logger.warning("the vector index was not compacted: %s", error)
 
     @property
     def _client(self) -> ClientAPI:

@@ -169,7 +169,7 @@ class NamespaceView:
         first = len(self)
         changed = {entry.cube_id for entry in entries} & self._history.keys()
         earlier = {cube_id: self.row_of[cube_id] for cube_id in changed}
-        self._retire(changed)
+        replaced = self._retire(changed)
         self._extend(entries)
         for row, entry in enumerate(entries, first):
             self._history[entry.cube_id].append(row)
@@ -179,6 +179,7 @@ class NamespaceView:
                 self._link(row, entry.run_id, earlier.get(entry.cube_id))
         for old in (np.flatnonzero(~self.current[first:]) + first).tolist():
             self.lexical.switch_off(old)
+        self._forget(replaced)
 
     def _extend(self, entries: Sequence[Row[Any]]) -> None:
         """Append the plain arrays; chains are linked afterwards."""
@@ -229,7 +230,7 @@ class NamespaceView:
                 run_id = session_of.pop(row)
                 self._last[run_id] = before
                 session_of[before] = run_id
-        self._retire(known)
+        self._forget(self._retire(known))
 
     def _join(self, left: int, right: int) -> None:
         if left != NONE:
@@ -237,15 +238,28 @@ class NamespaceView:
         if right != NONE:
             self._chain.values[right, 0] = left
 
-    def _retire(self, cube_ids: Iterable[str]) -> None:
+    def _retire(self, cube_ids: Iterable[str]) -> list[int]:
+        """Switch off every row of some memories; return these rows."""
+        retired = []
         for cube_id in cube_ids:
             for row in self._history.pop(cube_id):
+                retired.append(row)
                 if self.current[row]:
                     self.lexical.switch_off(row)
                     self._count_turn(self.columns.header(row, "author"), -1)
                 self._flags.values[row, :2] = False
                 self._vectors.values[row] = 0.0
                 self._dead += 1
+        return retired
+
+    def _forget(self, rows: Sequence[int]) -> None:
+        """Keep nothing of what retired rows said, unless others say it."""
+        if rows:
+            self.lexical.forget(rows)
+            self.columns.forget(rows)
+            for name in self.speakers.keys() - self.turns.keys():
+                number = self.speakers.pop(name)
+                self.speakers[f"\0{number}"] = number  # a number is never given twice
 
 
 def _with_following(entries: Sequence[Row[Any]]) -> Iterable[tuple[Row[Any], Row[Any] | None]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from memos.store.embedder_table import EmbedderRow
@@ -32,6 +32,16 @@ class ViewCache:
             yield view
             if view.revision != before:
                 self._account(view)
+
+    def follow(self, namespace_id: int, catch_up: Callable[[NamespaceView], None]) -> None:
+        """Let the namespace's view catch up, if there is one that was loaded."""
+        with self._lock:
+            view = self._views.get(namespace_id)
+        if view is not None:
+            with view.lock:
+                if view.revision:
+                    catch_up(view)
+                    self._account(view)
 
     def clear(self) -> None:
         """Drop every view."""

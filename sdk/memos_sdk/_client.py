@@ -19,14 +19,20 @@ from memos_sdk._transport import AsyncTransport, Transport
 from memos_sdk.errors import InvalidInput, StoreClosed
 from memos_sdk.types import (
     AdapterInfo,
+    BackupReport,
     ChatReply,
     CubeVersion,
     DeletionReceipt,
+    Hold,
     ImportReport,
     Job,
     Link,
     MemCube,
+    Move,
     RecallResult,
+    ReceiptCheck,
+    RestoreReport,
+    Retention,
     Statistics,
 )
 
@@ -236,6 +242,32 @@ class Memory:
         """Delete every memory of a user, or of one agent or run of that user."""
         return self._call(operations.forget_all(user_id, agent_id, run_id))
 
+    def verify_receipt(self, receipt: DeletionReceipt | Mapping[str, Any]) -> ReceiptCheck:
+        """Check a receipt's signature, and hold it against the system as it is now."""
+        return self._call(operations.verify_receipt(receipt))
+
+    def hold(self, cube_id: str | None = None, *, user_id: str | None = None, reason: str | None = None) -> Hold:
+        """Place a legal hold on a memory, or on all memories of a user where no id is given.
+
+        Until it is released, deletions raise ``LegalHold`` and nothing expires.
+        """
+        return self._call(operations.hold(cube_id, user_id, reason))
+
+    def release(self, hold_id: str | Hold) -> Hold:
+        """End a legal hold; return it as it was."""
+        return self._call(operations.release(hold_id))
+
+    def holds(self, *, user_id: str | None = None) -> builtins.list[Hold]:
+        """Return the legal holds on memories of a user, oldest first."""
+        return self._call(operations.holds(user_id))
+
+    def retention(self, *, user_id: str | None = None, days: int | None = None) -> Retention:
+        """Return how many days memories of a user are kept; with ``days``, keep them so long from now on.
+
+        They are deleted so many days after they were stored; pinned and held ones stay. 0 is for good.
+        """
+        return self._call(operations.retention(user_id, days))
+
     def promote(
         self,
         cube_ids: Sequence[str],
@@ -284,6 +316,21 @@ class Memory:
     def wait(self, job: Job | str, *, timeout: float | None = None) -> Job:
         """Return a job once it is over or, after ``timeout`` seconds, as it stands then."""
         return self._waited(operations.job(job), timeout)
+
+    def plan(self, *, user_id: str | None = None, dry_run: bool = True) -> builtins.list[Move]:
+        """Return what would be moved between tiers now, and why; without ``dry_run``, move it.
+
+        What was used lately and often is worth a KV file if the seconds it saves are worth its bytes.
+        """
+        return self._call(operations.plan(user_id, dry_run))
+
+    def moves(self, *, user_id: str | None = None) -> builtins.list[Move]:
+        """Return what was moved between tiers, oldest first."""
+        return self._call(operations.moves(user_id))
+
+    def undo(self, move_id: str, *, user_id: str | None = None) -> builtins.list[Move]:
+        """Take a move back: give up what was made, or make again what was given up; return the moves that do it."""
+        return self._call(operations.undo(move_id, user_id))
 
     def adapters(self, *, user_id: str | None = None) -> builtins.list[AdapterInfo]:
         """Return a user's adapters and cartridges, with earlier versions and failed ones, oldest first."""
@@ -385,6 +432,17 @@ class Memory:
         Malformed lines are reported and left out; under ``strict`` the first one refuses the whole file.
         """
         return self._call(operations.import_(path, user_id, agent_id, run_id, strict))
+
+    def backup(self, path: str | Path, *, user_id: str | None = None, all_users: bool = False) -> BackupReport:
+        """Write a user's memories, or everybody's, with KV files and adapters, to a folder or a .tar or .tar.zst file.
+
+        Embedded only: a service is backed up on its own machine.
+        """
+        return self._call(operations.backup(path, user_id, all_users))
+
+    def restore(self, path: str | Path, *, replace: bool = False) -> RestoreReport:
+        """Restore what ``backup`` wrote, all of it or nothing, over what a user has only if told to ``replace`` it."""
+        return self._call(operations.restore(path, replace))
 
     def stats(
         self,
@@ -611,6 +669,32 @@ class AsyncMemory:
         """Delete every memory of a user, or of one agent or run of that user."""
         return await self._call(operations.forget_all(user_id, agent_id, run_id))
 
+    async def verify_receipt(self, receipt: DeletionReceipt | Mapping[str, Any]) -> ReceiptCheck:
+        """Check a receipt's signature, and hold it against the system as it is now."""
+        return await self._call(operations.verify_receipt(receipt))
+
+    async def hold(self, cube_id: str | None = None, *, user_id: str | None = None, reason: str | None = None) -> Hold:
+        """Place a legal hold on a memory, or on all memories of a user where no id is given.
+
+        Until it is released, deletions raise ``LegalHold`` and nothing expires.
+        """
+        return await self._call(operations.hold(cube_id, user_id, reason))
+
+    async def release(self, hold_id: str | Hold) -> Hold:
+        """End a legal hold; return it as it was."""
+        return await self._call(operations.release(hold_id))
+
+    async def holds(self, *, user_id: str | None = None) -> builtins.list[Hold]:
+        """Return the legal holds on memories of a user, oldest first."""
+        return await self._call(operations.holds(user_id))
+
+    async def retention(self, *, user_id: str | None = None, days: int | None = None) -> Retention:
+        """Return how many days memories of a user are kept; with ``days``, keep them so long from now on.
+
+        They are deleted so many days after they were stored; pinned and held ones stay. 0 is for good.
+        """
+        return await self._call(operations.retention(user_id, days))
+
     async def promote(
         self,
         cube_ids: Sequence[str],
@@ -659,6 +743,21 @@ class AsyncMemory:
     async def wait(self, job: Job | str, *, timeout: float | None = None) -> Job:
         """Return a job once it is over or, after ``timeout`` seconds, as it stands then."""
         return await self._waited(operations.job(job), timeout)
+
+    async def plan(self, *, user_id: str | None = None, dry_run: bool = True) -> builtins.list[Move]:
+        """Return what would be moved between tiers now, and why; without ``dry_run``, move it.
+
+        What was used lately and often is worth a KV file if the seconds it saves are worth its bytes.
+        """
+        return await self._call(operations.plan(user_id, dry_run))
+
+    async def moves(self, *, user_id: str | None = None) -> builtins.list[Move]:
+        """Return what was moved between tiers, oldest first."""
+        return await self._call(operations.moves(user_id))
+
+    async def undo(self, move_id: str, *, user_id: str | None = None) -> builtins.list[Move]:
+        """Take a move back: give up what was made, or make again what was given up; return the moves that do it."""
+        return await self._call(operations.undo(move_id, user_id))
 
     async def adapters(self, *, user_id: str | None = None) -> builtins.list[AdapterInfo]:
         """Return a user's adapters and cartridges, with earlier versions and failed ones, oldest first."""
@@ -762,6 +861,17 @@ class AsyncMemory:
         Malformed lines are reported and left out; under ``strict`` the first one refuses the whole file.
         """
         return await self._call(operations.import_(path, user_id, agent_id, run_id, strict))
+
+    async def backup(self, path: str | Path, *, user_id: str | None = None, all_users: bool = False) -> BackupReport:
+        """Write a user's memories, or everybody's, with KV files and adapters, to a folder or a .tar or .tar.zst file.
+
+        Embedded only: a service is backed up on its own machine.
+        """
+        return await self._call(operations.backup(path, user_id, all_users))
+
+    async def restore(self, path: str | Path, *, replace: bool = False) -> RestoreReport:
+        """Restore what ``backup`` wrote, all of it or nothing, over what a user has only if told to ``replace`` it."""
+        return await self._call(operations.restore(path, replace))
 
     async def stats(
         self,

@@ -10,16 +10,23 @@ from typing import Any, Generic, TypedDict, TypeVar
 
 from pydantic import TypeAdapter
 
+from memos_sdk.errors import InvalidInput
 from memos_sdk.types import (
     AdapterInfo,
+    BackupReport,
     ChatReply,
     CubeVersion,
     DeletionReceipt,
+    Hold,
     ImportReport,
     Job,
     Link,
     MemCube,
+    Move,
     RecallResult,
+    ReceiptCheck,
+    RestoreReport,
+    Retention,
     Statistics,
 )
 
@@ -63,9 +70,11 @@ _CHAT: ChatOptions = {
 }
 _cubes = TypeAdapter(list[MemCube]).validate_python
 _versions = TypeAdapter(list[CubeVersion]).validate_python
+_moves = TypeAdapter(list[Move]).validate_python
 _adapters = TypeAdapter(list[AdapterInfo]).validate_python
 _jobs = TypeAdapter(list[Job]).validate_python
 _links = TypeAdapter(list[Link]).validate_python
+_holds = TypeAdapter(list[Hold]).validate_python
 
 
 def store(
@@ -196,6 +205,35 @@ def forget_all(user_id: str | None, agent_id: str | None, run_id: str | None) ->
     return Operation("forget_all", _scope(user_id, agent_id, run_id), DeletionReceipt.model_validate)
 
 
+def verify_receipt(receipt: DeletionReceipt | Mapping[str, Any]) -> Operation[ReceiptCheck]:
+    """Return the call behind ``Memory.verify_receipt``."""
+    plain = receipt.model_dump(mode="json") if isinstance(receipt, DeletionReceipt) else receipt
+    return Operation("verify_receipt", {"receipt": plain}, ReceiptCheck.model_validate)
+
+
+def hold(cube_id: str | None, user_id: str | None, reason: str | None) -> Operation[Hold]:
+    """Return the call behind ``Memory.hold``."""
+    return Operation("hold", {"id": cube_id, "user_id": user_id, "reason": reason}, Hold.model_validate)
+
+
+def release(hold_id: str | Hold) -> Operation[Hold]:
+    """Return the call behind ``Memory.release``."""
+    return Operation("release", {"id": hold_id.id if isinstance(hold_id, Hold) else hold_id}, Hold.model_validate)
+
+
+def holds(user_id: str | None) -> Operation[list[Hold]]:
+    """Return the call behind ``Memory.holds``."""
+    return Operation("holds", {"user_id": user_id}, _holds)
+
+
+def retention(user_id: str | None, days: int | None) -> Operation[Retention]:
+    """Return the call behind ``Memory.retention``."""
+    whose = {"user_id": user_id}
+    if days is None:
+        return Operation("retention", whose, Retention.model_validate)
+    return Operation("retain", {**whose, "days": days}, Retention.model_validate)
+
+
 def promote(
     cube_ids: Sequence[str], to: str, user_id: str | None, codec: str | None, options: Mapping[str, Any] | None
 ) -> Operation[Job]:
@@ -228,6 +266,21 @@ def cancel(job_id: str | Job) -> Operation[Job]:
 def retry(job_id: str | Job) -> Operation[Job]:
     """Return the call behind ``Memory.retry``."""
     return Operation("retry", {"id": _id_of(job_id)}, Job.model_validate)
+
+
+def plan(user_id: str | None, dry_run: bool) -> Operation[list[Move]]:
+    """Return the call behind ``Memory.plan``."""
+    return Operation("plan", {"user_id": user_id, "dry_run": dry_run}, _moves)
+
+
+def moves(user_id: str | None) -> Operation[list[Move]]:
+    """Return the call behind ``Memory.moves``."""
+    return Operation("moves", {"user_id": user_id}, _moves)
+
+
+def undo(move_id: str, user_id: str | None) -> Operation[list[Move]]:
+    """Return the call behind ``Memory.undo``."""
+    return Operation("undo", {"id": move_id, "user_id": user_id}, _moves)
 
 
 def adapters(user_id: str | None) -> Operation[list[AdapterInfo]]:
@@ -285,6 +338,19 @@ def import_(
     """Return the call behind ``Memory.import_``."""
     payload = {"path": str(path), **_scope(user_id, agent_id, run_id), "strict": strict}
     return Operation("import", payload, ImportReport.model_validate)
+
+
+def backup(path: str | Path, user_id: str | None, all_users: bool) -> Operation[BackupReport]:
+    """Return the call behind ``Memory.backup``."""
+    if user_id is not None and all_users:
+        raise InvalidInput("name a user or all of them, not both")
+    payload = {"path": str(path), "user_id": user_id, "all_users": all_users}
+    return Operation("backup", payload, BackupReport.model_validate)
+
+
+def restore(path: str | Path, replace: bool) -> Operation[RestoreReport]:
+    """Return the call behind ``Memory.restore``."""
+    return Operation("restore", {"path": str(path), "replace": replace}, RestoreReport.model_validate)
 
 
 def stats(user_id: str | None) -> Operation[Statistics]:

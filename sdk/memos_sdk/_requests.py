@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-from memos_sdk.errors import InvalidFilter, InvalidInput, InvalidText, NotFound
+from memos_sdk.errors import InvalidFilter, InvalidInput, InvalidText, NotBuilt, NotFound
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAME = re.compile("[^\x00-\x1f\ud800-\udfff]{1,256}")
@@ -107,6 +107,33 @@ def _forget_all(payload: Payload) -> Request:
     return _write("DELETE", "/v1/memories", query=payload)
 
 
+# ------------------------------------------------------------ keeping
+
+
+def _verify_receipt(payload: Payload) -> Request:
+    return _read("POST", "/v1/receipts/verify", body=payload)
+
+
+def _hold(payload: Payload) -> Request:
+    return _write("POST", "/v1/holds", payload)
+
+
+def _release(payload: Payload) -> Request:
+    return _write("DELETE", f"/v1/holds/{_id(payload['id'], 'no legal hold {!r} here; it may have been released')}")
+
+
+def _holds(payload: Payload) -> Request:
+    return _read("GET", "/v1/holds", query=_user(payload), read=lambda answer: answer["holds"])
+
+
+def _retention(payload: Payload) -> Request:
+    return _read("GET", "/v1/retention", query=_user(payload))
+
+
+def _retain(payload: Payload) -> Request:
+    return _write("PUT", "/v1/retention", payload)
+
+
 # ------------------------------------------------------------ tiers
 
 
@@ -120,6 +147,25 @@ def _demote(payload: Payload) -> Request:
 
 def _job(payload: Payload) -> Request:
     return _read("GET", f"/v1/jobs/{_id(payload['id'], 'no job {!r} here')}")
+
+
+def _plan(payload: Payload) -> Request:
+    if payload["dry_run"]:
+        return _read("GET", "/v1/plan", query=_user(payload), read=_moves_of)
+    return Request("POST", "/v1/plan", body=_json(_user(payload)), slow=True, read=_moves_of)
+
+
+def _moves(payload: Payload) -> Request:
+    return _read("GET", "/v1/moves", query=_user(payload), read=_moves_of)
+
+
+def _undo(payload: Payload) -> Request:
+    path = f"/v1/moves/{_id(payload['id'], 'no move {!r} here')}/undo"
+    return Request("POST", path, body=_json(_user(payload)), slow=True, read=_moves_of)
+
+
+def _moves_of(answer: Any) -> Any:
+    return answer["moves"]
 
 
 def _jobs(payload: Payload) -> Request:
@@ -206,6 +252,13 @@ def _import(payload: Payload) -> Request:
     return Request("POST", "/v1/import", query, headers=_key(None), file=_path(payload), slow=True)
 
 
+def _on_the_machine(_: Payload) -> Request:
+    raise NotBuilt(
+        "backups are made and restored on the machine of the store: `memos backup PATH`, `memos restore PATH`",
+        {"status": 501, "code": "not-implemented"},
+    )
+
+
 def _stats(payload: Payload) -> Request:
     return _read("GET", "/v1/stats", query=_user(payload))
 
@@ -223,9 +276,18 @@ _OPERATIONS: dict[str, Callable[[Payload], Request]] = {
     "update": _update,
     "forget": _forget,
     "forget_all": _forget_all,
+    "verify_receipt": _verify_receipt,
+    "hold": _hold,
+    "release": _release,
+    "holds": _holds,
+    "retention": _retention,
+    "retain": _retain,
     "promote": _promote,
     "demote": _demote,
     "job": _job,
+    "plan": _plan,
+    "moves": _moves,
+    "undo": _undo,
     "jobs": _jobs,
     "cancel": _cancel,
     "retry": _retry,
@@ -238,6 +300,8 @@ _OPERATIONS: dict[str, Callable[[Payload], Request]] = {
     "chat": lambda payload: chat_request(payload, stream=False),
     "export": _export,
     "import": _import,
+    "backup": _on_the_machine,
+    "restore": _on_the_machine,
     "stats": _stats,
 }
 

@@ -1,12 +1,12 @@
 """The errors a memory call can raise: the server's tree, mirrored by problem code.
 
 MemosError
-├── InvalidInput ── InvalidText, InvalidFilter, ImportRefused, ModelUnsupported, BundleRefused, AdapterRefused,
-│                    TrainingRefused, GateRefused, PromptTooLong
+├── InvalidInput ── InvalidText, InvalidFilter, ImportRefused, BackupRefused, ModelUnsupported, BundleRefused,
+│                    AdapterRefused, TrainingRefused, GateRefused, PromptTooLong
 ├── RequestRefused ── MethodRefused, TooLarge, UnsupportedMedia
 ├── Unauthenticated, Forbidden, NotFound, LimitReached, Overloaded, TimedOut, NotBuilt
 ├── Conflict ── VersionConflict ── PreconditionFailed
-│            ── IllegalTransition, IdempotencyConflict, EmbedderMismatch
+│            ── IllegalTransition, IdempotencyConflict, LegalHold, EmbedderMismatch
 ├── StoreError ── StoreInUse, StoreTooNew, StoreFull ── QuotaReached
 │              ── StoreUnavailable, StoreClosed, EmbedderUnavailable, ModelUnavailable
 ├── Unreachable    no answer of the server came
@@ -63,6 +63,12 @@ class ImportRefused(InvalidInput):
     """A strict import met a malformed line; nothing was imported."""
 
     code = "import-refused"
+
+
+class BackupRefused(InvalidInput):
+    """A backup that is damaged, incomplete or none at all; nothing of it was restored."""
+
+    code = "backup-refused"
 
 
 class ModelUnsupported(InvalidInput):
@@ -201,6 +207,17 @@ class IdempotencyConflict(Conflict):
     """The idempotency key was used with a different request."""
 
     code = "idempotency-conflict"
+
+
+class LegalHold(Conflict):
+    """A memory, or all of its user, is under a legal hold, which has to be released first."""
+
+    code = "legal-hold"
+
+    @property
+    def holds(self) -> tuple[str, ...]:
+        """The ids of the holds."""
+        return tuple(self.problem.get("holds", ()))
 
 
 class EmbedderMismatch(Conflict):

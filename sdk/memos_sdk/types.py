@@ -163,15 +163,79 @@ class RecallResult(Model):
     timings: dict[str, float] = {}
 
 
+class ExportRecord(Model):
+    """A file that was handed out, and that no deletion can reach.
+
+    ``kind`` is ``memories`` or ``adapter``. ``path_digest`` is the hex SHA-256 of its absolute path, where it was
+    written for whoever asked; ``digest`` that of its bytes, where it is one file.
+    """
+
+    id: str
+    kind: str
+    memories: int
+    path_digest: str | None = None
+    digest: str | None = None
+    created_at: datetime
+
+
 class DeletionReceipt(Model):
-    """What a deletion removed, by place; ``pending`` names places that will be emptied once they can be reached."""
+    """What a deletion removed, signed.
+
+    ``cube_ids`` are the memories, ``derived`` the cubes that were made from them, ``digests`` keyed ones of what the
+    memories said. ``removed`` counts by place, ``files`` names KV files and adapters. ``pending`` names places that
+    will be emptied once they can be reached, ``lingering`` those that keep unreachable bytes until they are rewritten,
+    ``exports`` the files in somebody's hands that hold one of the memories. Hand it to ``Memory.verify_receipt`` later.
+    """
+
+    version: int
+    id: str
+    tenant: str
+    user_id: str
+    cube_ids: tuple[str, ...]
+    derived: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
+    removed: dict[str, int]
+    files: tuple[str, ...] = ()
+    pending: tuple[str, ...] = ()
+    lingering: tuple[str, ...] = ()
+    exports: tuple[ExportRecord, ...] = ()
+    deleted_at: datetime
+    key: str = ""
+    signature: str = ""
+
+
+class Check(Model):
+    """One thing that was looked at: how many ids, digests, files were, and what came of it."""
+
+    name: str
+    passed: bool
+    checked: int
+    finding: str
+
+
+class ReceiptCheck(Model):
+    """Whether a receipt is genuine and what it says is still so: ``valid`` if every check passed."""
+
+    receipt_id: str
+    valid: bool
+    checks: tuple[Check, ...]
+
+
+class Hold(Model):
+    """A legal hold on a memory, or on all memories of a user where ``cube_id`` is None."""
 
     id: str
     user_id: str
-    cube_ids: tuple[str, ...]
-    removed: dict[str, int]
-    pending: tuple[str, ...] = ()
-    deleted_at: datetime
+    cube_id: str | None = None
+    reason: str | None = None
+    created_at: datetime
+
+
+class Retention(Model):
+    """How many days memories of a user are kept after they were stored; None is for good."""
+
+    user_id: str
+    days: int | None = None
 
 
 class Statistics(Model):
@@ -218,6 +282,64 @@ class ImportReport(Model):
     imported: int
     skipped: int
     rejected: tuple[RejectedLine, ...] = ()
+
+
+class Move(Model):
+    """A cube made in a higher tier (``action`` ``promote``) or one given up (``demote``), and why.
+
+    ``uses`` are expected within a half life of heat, each saves ``seconds_saved``, and the cube takes ``bytes``. One
+    that was carried out has an ``id`` and a time, the ``job_id`` of a promotion, and ``undoes``, the move it took back.
+    """
+
+    action: str
+    tier: str
+    cube_id: str | None = None
+    sources: tuple[Parent, ...]
+    uses: float
+    seconds_saved: float
+    bytes: int
+    reason: str
+    codec: str | None = None
+    id: str | None = None
+    job_id: str | None = None
+    undoes: str | None = None
+    created_at: datetime | None = None
+
+
+class BackupReport(Model):
+    """A backup that is on the disk whole. ``created_at`` is the moment that it is of, ``bytes`` its size unpacked.
+
+    ``left_out`` counts KV files and adapters that were gone or damaged: a restore does without them.
+    """
+
+    id: str
+    path: str
+    created_at: datetime
+    namespaces: int
+    memories: int
+    kv_files: int
+    adapters: int
+    left_out: int
+    bytes: int
+
+
+class RestoreReport(Model):
+    """What was restored of the backup ``id``. ``replaced`` counts users who had other memories before.
+
+    ``kv_dropped`` and ``adapters_dropped`` count what was not in the backup, or found no room: chats compute anew what
+    KV files held, and ``retraining`` adapters are trained again from their memories.
+    """
+
+    id: str
+    created_at: datetime
+    namespaces: int
+    memories: int
+    kv_files: int
+    adapters: int
+    kv_dropped: int
+    adapters_dropped: int
+    retraining: int
+    replaced: int
 
 
 class Job(Model):

@@ -124,14 +124,14 @@ def test_crash_leaves_write_and_key_or_neither(engine: MemoryOS, monkeypatch: py
 
     wire = Wire(engine)
     with monkeypatch.context() as patched:
-        patched.setattr("memos.plaintext.writer.NoteWriter._begin", crash)  # just after the commit
+        patched.setattr("memos.plaintext.forgetting.Forgetter._follow", crash)  # just after the commit
         with pytest.raises(KeyboardInterrupt):
             wire.call("forget", payload)
     assert engine.list(Scope()) == []
-    assert wire.call("forget", payload)["cube_ids"] == [cube.id]
+    assert wire.call("forget", payload)["cube_ids"] == (cube.id,)
     with monkeypatch.context() as patched:
         (cube,) = engine.store_many(Scope(), [{"text": "x"}])
-        patched.setattr("memos.plaintext.writer._receipt", crash)  # just before it
+        patched.setattr("memos.plaintext.forgetting.Forgetter._receipt", crash)  # just before it
         with pytest.raises(KeyboardInterrupt):
             wire.call("forget", {**payload, "id": cube.id, "idempotency_key": "l"})
     assert len(engine.list(Scope())) == 1

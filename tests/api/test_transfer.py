@@ -171,9 +171,16 @@ def test_update_with_a_stale_version(memory: Memory) -> None:
     )
 
 
-@pytest.mark.parametrize("path", ["/v1/plan", "/v1/moves"])
-def test_later_parts_say_so(client: httpx.Client, path: str) -> None:
-    answer = client.get(path)
+def test_moves_of_a_store_that_was_never_asked(client: httpx.Client) -> None:
+    client.post("/v1/memories", json={"text": "x"})
+    for method, path in (("GET", "/v1/plan"), ("POST", "/v1/plan"), ("GET", "/v1/moves")):
+        answer = client.request(method, path, json={} if method == "POST" else None)
+        assert (answer.status_code, answer.json()) == (200, {"moves": []})
+    assert client.post("/v1/moves/nothing/undo", json={}).status_code == 404
+
+
+def test_later_parts_say_so(client: httpx.Client) -> None:
+    answer = client.post("/v1/compose", json={})
     assert (answer.status_code, answer.json()["code"]) == (501, "not-implemented")
 
 

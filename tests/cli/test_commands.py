@@ -136,6 +136,32 @@ def test_export_and_import(memos: Memos, stored: str, tmp_path: Path) -> None:
     assert memos("get", stored).code == 0
 
 
+def test_backup_and_restore(memos: Memos, stored: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "backup.tar.zst")
+    assert "backed up 1 memory of 1 users" in " ".join(memos("backup", path).out.split())
+    assert memos("backup", path, "--all", "--json").data["memories"] == 1
+    assert memos("backup", path, "--all", "--user", "u").code == 2
+    assert memos("backup", path, "--user", "nobody").code == 3
+    assert memos("backup", path, "--tenant", "other").code == 3
+    memos("update", stored, "--text", "Ann: I adopted a dog")
+    assert memos("restore", path).code == 4
+    assert "restored 1 memory of 1 users" in " ".join(memos("restore", path, "--replace").out.split())
+    assert memos("get", stored, "--json").data["text"] == "Ann: I adopted a cat"
+    (tmp_path / "backup.tar.zst").write_bytes(b"damaged")
+    assert memos("restore", path, "--json").problem["code"] == "backup-refused"
+
+
+def test_doctor_repairs(memos: Memos, stored: str, data_folder: Path) -> None:
+    assert memos("doctor", "--repair").err == "nothing to repair\n"
+    stray = data_folder / "kv" / "ee" / f"{'e' * 64}.safetensors"
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes(b"nobody's")
+    assert "1 KV files" in " ".join(memos("doctor").out.split())
+    answer = memos("doctor", "--repair", "--json")
+    assert [one["done"] for one in answer.data["repairs"]] == ["removed 1 KV files that belonged to nothing"]
+    assert (answer.data["healthy"], stray.exists()) == (True, False)
+
+
 def test_export_to_stdout(memos: Memos, stored: str) -> None:
     header, memory = memos("export", "-").out.splitlines()
     assert json.loads(header)["memories"] == 1

@@ -68,3 +68,16 @@ def test_refused_promotion_exits_with_an_error(memos_with_model: Memos, ids: lis
     assert memos_with_model("promote", ids[0], "--to", "elsewhere").code == 2
     assert memos_with_model("promote", "01900000-0000-7000-8000-000000000000").code == 3
     assert memos_with_model("demote", ids[0]).code == 2
+
+
+def test_plan_says_what_it_would_move_and_moves_it(memos_with_model: Memos, ids: list[str]) -> None:
+    for _ in range(30):
+        memos_with_model("recall", "Where did the cat sleep?")
+    (planned,) = memos_with_model("plan", "--dry-run", "--json").data
+    assert (planned["action"], len(planned["sources"]), planned["id"]) == ("promote", len(ids), None)
+    assert "1 would be moved" in memos_with_model("plan", "--dry-run").out
+    (moved,) = memos_with_model("plan", "--json").data
+    assert len(memos_with_model("kv", "ls", "--json").data) == 1
+    assert "expected" in memos_with_model("moves").out
+    assert memos_with_model("undo", moved["id"]).code == 0
+    assert memos_with_model("kv", "ls", "--json").data == []

@@ -218,6 +218,7 @@ def display(screen: Console, report: dict[str, Any]) -> None:
         show.context: "context",
         show.tiers: "tiers",
         show.parametric: "parametric",
+        show.moves: "moves",
         show.forgotten: "forgotten",
         show.reopened: "reopened",
         show.spent: "time",

@@ -70,7 +70,7 @@ def test_open_store_names_holder(engine: MemoryOS, embedder: Embedder) -> None:
     ("damage", "name", "advice"),
     [
         ("UPDATE alembic_version SET version_num = '9999'", "schema", "upgrade the package"),
-        ("UPDATE namespaces SET memories = 5", "memories", "import them into a new store"),
+        ("UPDATE namespaces SET memories = 5", "memories", "doctor --repair"),
         ("DELETE FROM versions WHERE rowid = 2", "memories", "default/ann"),
         ("DELETE FROM cubes WHERE rowid = 2", "foreign keys", "versions"),
         ("DELETE FROM vectors WHERE rowid = 2", "vectors", "reindex --embedder"),
@@ -142,7 +142,7 @@ def test_incomplete_index(indexed: Settings, embedder: Embedder) -> None:
     report = diagnose(indexed, embedder)
     assert found(report)["index"] == (
         "error",
-        "incomplete for default/ann; run `memos reindex`",
+        "not what the database says for default/ann; `memos doctor --repair` or `memos reindex` builds it",
     )
     with MemoryOS(indexed, embedder) as engine:
         engine.reindex()

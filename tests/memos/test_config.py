@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from memos.config import DEFAULT_EMBEDDER, Settings, default_home
 
@@ -32,6 +32,7 @@ GIVEN = {
     "model_dtype": ("bfloat16", "bfloat16"),
     "model_device": ("cuda:1", "cuda:1"),
     "kv_codec": ("int8", "int8"),
+    "receipt_key": ("0" * 64, SecretStr("0" * 64)),
 }
 
 

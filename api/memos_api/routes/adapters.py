@@ -9,8 +9,8 @@ from pydantic import BaseModel
 from starlette.responses import StreamingResponse
 
 from memos.access import Permission
-from memos.cube import DeletionReceipt
 from memos.parametric.listing import AdapterInfo
+from memos.receipts.receipt import DeletionReceipt
 from memos.wire import Wire
 from memos_api.answers import Answer, encoded
 from memos_api.bodies import WhichBody
@@ -86,7 +86,8 @@ async def export(cube_id: Id, caller: CallerOf, service: ServiceOf, user_id: Onl
 
     def work(wire: Wire) -> FileAnswer:
         with passing(service.passage) as folder:
-            wire.call("export_adapter", {"id": cube_id, "path": str(folder / "peft"), "user_id": user_id})
+            payload = {"id": cube_id, "path": str(folder / "peft"), "user_id": user_id, "kept": False}
+            wire.call("export_adapter", payload)
             zipped(folder / "peft", folder / "adapter.zip")
             return FileAnswer(folder / "adapter.zip", ZIP, {})
 

@@ -8,8 +8,9 @@ from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel
 
 from memos.access import Permission
-from memos.cube import CubeVersion, DeletionReceipt, Link, MemCube
+from memos.cube import CubeVersion, Link, MemCube
 from memos.errors import PreconditionFailed, VersionConflict
+from memos.receipts.receipt import DeletionReceipt
 from memos.store.jobs import Job
 from memos.wire import Wire
 from memos_api.answers import Answer, encoded, tag

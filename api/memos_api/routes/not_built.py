@@ -17,18 +17,6 @@ router = APIRouter(tags=["later"])
 
 LATER = (
     (
-        "GET",
-        "/plan",
-        "What the scheduler would move",
-        "plans come with the scheduler of a later version; promote memories yourself: POST /v1/bundles",
-    ),
-    (
-        "GET",
-        "/moves",
-        "What the scheduler moved",
-        "moves between tiers are recorded by the scheduler of a later version",
-    ),
-    (
         "POST",
         "/compose",
         "Compose cubes in one prompt",

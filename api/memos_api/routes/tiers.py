@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from memos.access import Permission
-from memos.cube import DeletionReceipt
+from memos.receipts.receipt import DeletionReceipt
 from memos.store.jobs import Job
 from memos_api.answers import Answer
 from memos_api.bodies import BundleBody, PromoteBody, WhichBody

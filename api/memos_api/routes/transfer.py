@@ -45,7 +45,7 @@ async def export(caller: CallerOf, service: ServiceOf, user_id: User = None) -> 
     def work(wire: Wire) -> FileAnswer:
         with passing(service.passage) as folder:
             path = folder / "memories.jsonl"
-            count = wire.call("export", {"path": str(path), "user_id": user_id})
+            count = wire.call("export", {"path": str(path), "user_id": user_id, "kept": False})
             return FileAnswer(path, LINES, {COUNT: str(count)})
 
     return await service.run(caller, Permission.READ, work, service.files)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from memos.cube import Scope
@@ -22,11 +22,36 @@ def training_folder(home: Path, scope: Scope, note_ids: Sequence[str]) -> Path:
     return _owner(home, scope) / _digest(sorted(note_ids))
 
 
+def all_trainings(home: Path) -> list[Path]:
+    """Return the folders of all namespaces that have checkpoints."""
+    folder = home.expanduser() / FOLDER
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def trainings_of(home: Path, scope: Scope) -> Path:
+    """Return the folder of all checkpoints of a namespace."""
+    return _owner(home, scope)
+
+
 def forget_trainings(home: Path, scope: Scope) -> bool:
     """Remove all checkpoints of a namespace; return whether none is left."""
     folder = _owner(home, scope)
     shutil.rmtree(folder, ignore_errors=True)
     return not folder.exists()
+
+
+def sweep_trainings(home: Path, under_way: Collection[Scope]) -> None:
+    """Remove the checkpoints of namespaces without a training that waits or runs: a process that died left them."""
+    folder = home.expanduser() / FOLDER
+    needed = {_owner(home, scope).name for scope in under_way}
+    for owner in folder.iterdir() if folder.is_dir() else ():
+        if owner.name not in needed:
+            shutil.rmtree(owner, ignore_errors=True)
+
+
+def has_trainings(home: Path, scope: Scope, before: float) -> bool:
+    """Return whether a namespace has a checkpoint that was written before a moment (seconds since the epoch)."""
+    return any(path.lstat().st_mtime < before for path in _owner(home, scope).rglob("*") if path.is_file())
 
 
 def _owner(home: Path, scope: Scope) -> Path:

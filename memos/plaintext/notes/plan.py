@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from memos.cube import Descriptor, LinkType, MemCube, State
+from memos.cube import ECHO, Descriptor, LinkType, MemCube, State
 from memos.plaintext.notes.attributes import Attributes
 from memos.plaintext.notes.duplicates import same_fact
 from memos.plaintext.notes.echo import echoed
@@ -91,8 +91,8 @@ def _step(draft: Draft, note: Written) -> Step:
     cube = draft.member.cube
     repeated = echoed(draft)
     if repeated:
-        remark = f"repeats what was recalled: {', '.join(repeated)}"
-        return Step(cube, State.QUARANTINED, note.attributes, note.scribe, remark, seen=note.seen)
+        remark, seen = f"{ECHO}{', '.join(repeated)}", tuple({*note.seen, *repeated})
+        return Step(cube, State.QUARANTINED, note.attributes, note.scribe, remark, seen=seen)
     twin = next((near for near in draft.near if same_fact(draft.member, near.member, near.similarity)), None)
     if twin is not None:
         kept = twin.member.key

@@ -345,7 +345,7 @@ def test_adapter_of_another_is_out_of_reach(
     tries: Sequence[Callable[[], object]] = (
         lambda: registry.get(stranger.tenant, cube_id, **who),
         lambda: registry.adapter(stranger.tenant, cube_id, **who),
-        lambda: registry.export_adapter(stranger.tenant, cube_id, tmp_path / "out", **who),
+        lambda: registry.export_adapter(stranger.tenant, cube_id, tmp_path / "out", user_id=stranger.user_id),
         lambda: registry.remove_adapter(stranger.tenant, cube_id, **who),
         lambda: registry.demote(stranger.tenant, cube_id, **who),
         lambda: registry.rollback_adapter(stranger.tenant, cube_id, **who),

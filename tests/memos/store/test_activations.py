@@ -116,8 +116,8 @@ def test_other_namespaces_see_nothing(engine: MemoryOS) -> None:
         assert repository.by_key(activation.key) is None
         assert repository.touching([note.id], "f" * 64) == []
         assert repository.live([(note.id, 1)], stranger, now_us()) == set()
-        assert repository.remove([activation.cube_id]) == []
-        assert repository.invalidate([note.id]) == []
+        assert repository.remove([activation.cube_id]) == {}
+        assert repository.invalidate([note.id]) == {}
     with pytest.raises(NotFound):
         engine.get("default", activation.cube_id, user_id="stranger")
     with pytest.raises(NotFound):

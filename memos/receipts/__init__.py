@@ -1,0 +1,1 @@
+"""Deletion receipts: what was removed, signed, and whether it still is."""

@@ -1,0 +1,1 @@
+"""Moves between tiers: what would be worth moving -> within which bytes -> carried out, recorded, taken back."""

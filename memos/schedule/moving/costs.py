@@ -1,0 +1,43 @@
+"""What a KV file takes and saves on this machine, with this model."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from memos.runtime.host import Serving
+
+#: Tokens of the prompt that is timed: of the length of a small bundle.
+TIMED_TOKENS = 128
+#: Bytes per second at which a file is read, checked and put in place. Slower than disks are, so that what is moved on
+#: its account is worth it elsewhere too.
+READ_BYTES_PER_S = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """``prefill_s`` seconds compute a token of a prompt; ``token_bytes`` of a KV file keep it."""
+
+    prefill_s: float
+    token_bytes: float
+
+    def bytes(self, tokens: int) -> int:
+        """Return what a file of so many tokens takes."""
+        return round(tokens * self.token_bytes)
+
+    def saved(self, tokens: int, size: int) -> float:
+        """Return the seconds that a use of a file saves: those of computing, less those of reading."""
+        return tokens * self.prefill_s - size / READ_BYTES_PER_S
+
+
+def prefill_seconds(serving: Serving) -> float:
+    """Time a prompt; return its seconds per token."""
+    tokens = (*serving.format.head, *range(100, 100 + TIMED_TOKENS))
+    spent = []
+    for _ in range(2):  # the first one warms up
+        start = time.perf_counter()
+        serving.runtime.prefill(tokens)
+        spent.append(time.perf_counter() - start)
+    return min(spent) / len(tokens)

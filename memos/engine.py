@@ -224,6 +224,7 @@ class MemoryOS:
     ) -> Hold:
         """Place a legal hold on a memory, or on all memories of a user where no id is given."""
         self._check_open()
+        check_name(user_id, "user_id")
         if cube_id is None:
             scope = Scope(tenant=tenant, user_id=DEFAULT_USER if user_id is None else user_id)
         else:

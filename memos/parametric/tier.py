@@ -180,8 +180,8 @@ class ParametricTier:
         Receipts of later deletions name it; its path only if it is ``kept`` there.
         """
         record = self._index.get(scope, cube_id)
-        self._index.exported(scope, record, folder if kept else None)
-        self._registry.export_folder(scope, record, folder)
+        with self._index.exported(scope, record, folder if kept else None):
+            self._registry.export_folder(scope, record, folder)
         return AdapterInfo.of(record)
 
     def import_(self, scope: Scope, folder: Path, name: str | None = None) -> AdapterInfo:

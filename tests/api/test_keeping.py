@@ -62,6 +62,7 @@ def test_repetitions_are_answered_alike(client: httpx.Client) -> None:
         ("/v1/receipts/verify", {"receipt": "x"}),
         ("/v1/receipts/verify", {"receipt": {"id": "x"}}),
         ("/v1/holds", {"reason": 7}),
+        ("/v1/holds", {"user_id": 7}),
     ],
 )
 def test_bodies_that_are_none(client: httpx.Client, path: str, body: object) -> None:

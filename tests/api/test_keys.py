@@ -130,7 +130,7 @@ def test_every_route_needs_its_scope(running: Any, client_of: Clients) -> None:
     """A key without a scope gets 403 from each route, whatever else would be wrong with the request."""
     nobody = {"read": client_of(scopes=["read"]), "write": client_of(scopes=["write"])}
     for method, path in operations(running):
-        reading = method == "GET" or path.endswith(("/recall", "/embeddings"))
+        reading = method == "GET" or path.endswith(("/recall", "/embeddings", "/verify"))
         wrong = nobody["write" if reading else "read"]
         answer = wrong.request(method, path.format(**dict.fromkeys(NAMES, UNKNOWN)), **request(method, path))
         assert answer.status_code == 403, (method, path, answer.text)
@@ -191,7 +191,7 @@ def test_serve_refuses_to_be_open_to_others(data_folder: Path) -> None:
 # ---------------------------------------------------------------- every operation of the document
 
 UNKNOWN = "01900000-0000-7000-8000-000000000000"
-NAMES = ("cube_id", "job_id", "key_id")
+NAMES = ("cube_id", "job_id", "key_id", "hold_id")
 BODIES: dict[str, Any] = {
     "/v1/memories": {"text": "x"},
     "/v1/memories/refine": {},
@@ -201,6 +201,8 @@ BODIES: dict[str, Any] = {
     "/v1/bundles": {"ids": [UNKNOWN], "to": "activation"},
     "/v1/cubes/{cube_id}/promote": {"to": "activation"},
     "/v1/keys": {"scopes": ["read"]},
+    "/v1/retention": {"days": 1},
+    "/v1/receipts/verify": {"receipt": {}},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}]},
     "/v1/embeddings": {"input": "x"},
 }
@@ -216,4 +218,4 @@ def request(method: str, path: str) -> dict[str, Any]:
     """What a request to an operation needs to be well formed."""
     if path.endswith("/import"):
         return {"content": b"{}", "headers": {"Content-Type": "application/octet-stream"}}
-    return {"json": BODIES.get(path, {})} if method in ("POST", "PATCH") else {}
+    return {"json": BODIES.get(path, {})} if method in ("POST", "PATCH", "PUT") else {}

@@ -56,4 +56,4 @@ def test_completion_knows_commands() -> None:
     words = {"_MEMOS_COMPLETE": "complete_bash", "COMP_WORDS": "memos re", "COMP_CWORD": "1"}
     command = Path(sys.executable).with_name("memos")
     done = subprocess.run([command], env={**os.environ, **words}, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["recall", "refine", "reindex"]
+    assert done.stdout.split() == ["release", "retention", "recall", "refine", "reindex"]

@@ -235,7 +235,7 @@ def test_random_lives_leave_no_trace(data_folder: Path, embedder: Embedder, monk
 
     with MemoryOS(Settings(home=data_folder, index_threshold=30 if SOAK else 20_000), embedder) as engine:
         for turn in range(12 if SOAK else 2):
-            items = [
+            items: list[dict[str, Any]] = [
                 {"text": text(), "metadata": {"k": text()}, "run_id": f"r{n % 3}"} for n in range(50 if SOAK else 15)
             ]
             items += [{"text": text(), "expires_at": datetime.now(UTC) + timedelta(hours=1)} for _ in range(5)]

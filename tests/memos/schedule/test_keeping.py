@@ -169,11 +169,12 @@ def test_held_memory_stays(engine: MemoryOS, later: Later) -> None:
     hold = engine.hold("default", kept.id, reason="case 1")
     assert (hold.cube_id, hold.user_id, hold.reason) == (kept.id, "ann", "case 1")
     engine.retain(ANN, 1)
-    for refused in (
+    deletions: tuple[Callable[[], object], ...] = (
         lambda: engine.forget("default", kept.id),
         lambda: engine.forget_all(ANN),
         lambda: engine.forget_all(Scope(user_id="ann", run_id="r")),
-    ):
+    )
+    for refused in deletions:
         with pytest.raises(LegalHold, match="release the hold first") as caught:
             refused()
         assert caught.value.extra["holds"] == [hold.id]

@@ -38,6 +38,7 @@ class Victim:
     canary: str
     ids: list[str] = field(default_factory=list)
     tenant: str = ""
+    receipt: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def settle(cls, client: httpx.Client) -> Victim:
@@ -48,8 +49,10 @@ class Victim:
             body = {"memories": items, "user_id": user, "run_id": made.canary}
             made.ids += [one["id"] for one in client.post("/v1/memories", json=body).json()["memories"]]
         client.patch(f"/v1/memories/{made.ids[0]}", json={"text": f"{made.canary} has another secret"})
+        made.receipt = client.delete(f"/v1/memories/{made.ids.pop()}").json()
         job = client.post("/v1/bundles", json={"ids": made.ids[:1], "to": "activation"}).json()
         made.ids.append(job["id"])
+        made.ids.append(client.post("/v1/holds", json={"user_id": USERS[1], "reason": made.canary}).json()["id"])
         for work in (job, *(client.post("/v1/memories/refine", json={"user_id": user}).json() for user in USERS)):
             made._wait(work.get("id"))
         made.tenant = client.get(f"/v1/memories/{made.ids[0]}").json()["scope"]["tenant"]
@@ -63,7 +66,8 @@ class Victim:
     def state(self) -> list[Any]:
         """Return everything that must stay as it is."""
         listed = [self.client.get("/v1/memories", params={"user_id": user}).json() for user in USERS]
-        return [*listed, self.client.get(f"/v1/memories/{self.ids[0]}/history").json()]
+        held = self.client.get("/v1/holds", params={"user_id": USERS[1]}).json()
+        return [*listed, held, self.client.get(f"/v1/memories/{self.ids[0]}/history").json()]
 
 
 class Attempts:
@@ -88,14 +92,14 @@ class Attempts:
     def _attempt(self, method: str, path: str) -> Attempt:
         victim, choice = self._victim, self._chance.choice
         url = path
-        for name in ("cube_id", "job_id", "key_id"):
+        for name in ("cube_id", "job_id", "key_id", "hold_id"):
             url = url.replace(f"{{{name}}}", choice(victim.ids))
         params = {"user_id": choice(USERS)} if self._chance.random() < 0.7 else {}
         headers = {"Idempotency-Key": secrets.token_hex(4)} if self._chance.random() < 0.3 else {}
         request: dict[str, Any] = {"headers": headers}
         if path.endswith("/import"):
             request |= {"content": b'{"text": "mine"}', "params": params}
-        elif method in ("POST", "PATCH"):
+        elif method in ("POST", "PATCH", "PUT"):
             request["json"] = self._body(path) | ({} if _openai(path) else params)
         elif method in ("GET", "DELETE") and not path.startswith(("/v1/keys", "/v1/models")):
             request["params"] = params | self._paging(path)
@@ -117,6 +121,9 @@ class Attempts:
             "/v1/bundles": {"ids": [one], "to": self._chance.choice(["activation", "parametric"])},
             "/v1/cubes/{cube_id}/promote": {"to": "activation"},
             "/v1/keys": {"scopes": ["read"]},
+            "/v1/holds": {"id": one},
+            "/v1/retention": {"days": 1},
+            "/v1/receipts/verify": {"receipt": self._victim.receipt},
             "/v1/embeddings": {"input": "mine"},
             "/v1/chat/completions": {
                 "model": "none",

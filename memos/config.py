@@ -102,6 +102,9 @@ class Settings(BaseSettings):
     quota_kv_bytes: int = Field(0, ge=0, description="Most KV files of one user.")
     quota_adapter_bytes: int = Field(0, ge=0, description="Most adapters of one user.")
     quota_jobs: int = Field(0, ge=0, description="Most jobs of one user that wait or run.")
+    plan_hours: float = Field(
+        0.0, ge=0, description="Hours between two times that memories are moved as `memos plan` would; 0 for never."
+    )
     heat_half_life_days: float = Field(
         7.0, gt=0, description="Days after which a use of a memory counts half: what is hot is moved up first."
     )

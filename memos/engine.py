@@ -67,7 +67,7 @@ from memos.schedule.queue import Queue
 from memos.schedule.scrub import SCRUB, Scrubbed, ScrubReport, scrub, scrub_all
 from memos.schedule.task import Report, Task
 from memos.schedule.ticker import Ticker
-from memos.schedule.upkeep import Upkeep
+from memos.schedule.upkeep import Seldom, Upkeep
 from memos.store import namespaces
 from memos.store.database import Database
 from memos.store.derived import RETRAIN, Gone
@@ -90,6 +90,8 @@ from memos.transfer.report import ImportReport
 MAX_PAGE = 1_000
 #: Seconds between two looks for memories that have expired; recall hides them meanwhile.
 UPKEEP_S = 600.0
+#: Seconds between two portions of the scrub.
+SCRUB_S = 3_600.0
 
 
 def _silent(done: int, total: int) -> None:
@@ -141,7 +143,11 @@ class MemoryOS:
         self.parametric = ParametricTier(self.settings, self.database, self.models)
         self.parametric.on_gone.append(self.models.drop_adapters)
         self.upkeep = Upkeep(self.database)
-        self.upkeep.work += [self.expire, self.database.scrub_again]
+        self._ticker = Ticker([self.upkeep.run], UPKEEP_S)
+        scrubbing = Seldom(lambda: self.scrub(self._ticker.go_on), SCRUB_S)
+        self.upkeep.work += [self.expire, self.database.scrub_again, scrubbing]
+        if self.settings.plan_hours:
+            self.upkeep.work.append(Seldom(self._plan_all, self.settings.plan_hours * 3_600))
         notes: dict[str, Task] = {NOTES: self._write_notes}
         self._notes: Queue = workers or Executor(self.database, notes, name="memos-notes")
         self._writer = NoteWriter(self.database, self._embedder, self.settings, self._discard, self._notes.submit)
@@ -155,7 +161,6 @@ class MemoryOS:
             SCRUB: lambda scope, payload, report: self.scrub(report).model_dump(mode="json"),
         }
         self._jobs: Queue = workers or Executor(self.database, moves)
-        self._ticker = Ticker([self.upkeep.run], UPKEEP_S)
         #: What jobs can be of, for workers.
         self.tasks = moves if self.settings.notes == OFF else moves | notes
         hands = Hands(self.promote, self.demote, self.job)
@@ -250,6 +255,7 @@ class MemoryOS:
     ) -> Hold:
         """Place a legal hold on a memory, or on all memories of a user where no id is given."""
         self._check_open()
+        check_name(user_id, "user_id")
         if cube_id is None:
             scope = Scope(tenant=tenant, user_id=DEFAULT_USER if user_id is None else user_id)
         else:
@@ -678,6 +684,14 @@ class MemoryOS:
         self.close()
 
     # ------------------------------------------------------------ inside
+
+    def _plan_all(self) -> None:
+        """Move what is worth moving of every user."""
+        with self.database.read() as connection:
+            scopes = [Scope(tenant=one.tenant, user_id=one.user_id) for one in namespaces.every(connection)]
+        for scope in scopes:
+            self._ticker.go_on()
+            self.plan(scope, dry_run=False)
 
     def _scrubbed(self, *, absent_too: bool) -> Scrubbed:
         tiers = payload_files(self.settings)

@@ -101,7 +101,7 @@ class Wire:
     def _repeated(self, answer: Payload, user_id: str | None) -> Any:
         """Return an answer again, from what was kept of it."""
         if "receipt" in answer:
-            return self.engine.repeated(answer["receipt"]).model_dump()
+            return self.engine.repeated({"tenant": self._tenant, **answer["receipt"]}).model_dump()
         if "report" in answer:
             return answer["report"]
         if "job_id" in answer:

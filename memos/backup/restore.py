@@ -20,8 +20,10 @@ from memos.embedding.serving import ServingEmbedder, register
 from memos.errors import BackupRefused, Conflict, EmbedderMismatch, StoreError
 from memos.payloads.base import PayloadFiles
 from memos.store import namespaces
+from memos.store.cubes import CubeRepository
 from memos.store.database import Database
 from memos.store.derived import Gone
+from memos.store.holds import HoldRepository
 from memos.store.whole import WholeNamespace
 
 
@@ -60,7 +62,7 @@ class Restore:
 
         Nothing is written before every checksum was compared, and all of it in one transaction. Raises
         :class:`BackupRefused` and :class:`StoreTooNew`; :class:`Conflict` for a namespace that holds memories already,
-        unless told to ``replace`` them; :class:`EmbedderMismatch`.
+        unless told to ``replace`` them; :class:`LegalHold` where one is held; :class:`EmbedderMismatch`.
         """
         source = Source(path, _free_bytes(self._home))
         manifest = source.verify()
@@ -87,7 +89,7 @@ class Restore:
             )
 
     def _opened(self, connection: Connection, manifest: Manifest, *, replace: bool) -> list[SpaceLoader]:
-        """Lock the namespaces, always in the same order, and empty them. Raises :class:`Conflict`."""
+        """Lock the namespaces, always in the same order. Raises :class:`Conflict` and :class:`LegalHold`."""
         embedder = register(connection, self._embedder.present) if manifest.embedder is not None else None
         if manifest.embedder is not None and embedder is not None and embedder.dimension != manifest.embedder.dimension:
             raise BackupRefused("the backup has vectors of another length than its embedder's; nothing was restored")
@@ -104,6 +106,7 @@ class Restore:
                     f"{scope.tenant}/{scope.user_id} holds memories already; restore into an empty store, or replace "
                     f"them (`memos restore --replace`). Nothing was restored"
                 )
+            HoldRepository(connection, namespace.id).check(CubeRepository(connection, namespace.id).ids(scope))
         return [
             SpaceLoader(connection, opened[scope], space, embedder, [*self._tiers.values()])
             for scope, space in zip(scopes, manifest.namespaces, strict=True)

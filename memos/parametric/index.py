@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -80,13 +80,22 @@ class AdapterIndex:
             namespace = namespaces.open_for_write(connection, scope)
             AdapterRepository(connection, namespace.id).count_use(cube_ids)
 
-    def exported(self, scope: Scope, record: AdapterRecord, folder: Path | None) -> None:
-        """Put on record that an adapter leaves for a folder, if it was made from memories."""
-        if record.sources:
+    @contextmanager
+    def exported(self, scope: Scope, record: AdapterRecord, folder: Path | None) -> Iterator[None]:
+        """Keep on record that an adapter leaves for a folder, unless the block fails or it is of no memories."""
+        if not record.sources:
+            yield
+            return
+        sources = sorted({cube_id for cube_id, _ in record.sources})
+        with self._database.write() as connection:
+            namespace = namespaces.open_for_write(connection, scope)
+            export = ExportRepository(connection, namespace.id).adapter(scope, sources, folder)
+        try:
+            yield
+        except BaseException:
             with self._database.write() as connection:
-                namespace = namespaces.open_for_write(connection, scope)
-                sources = sorted({cube_id for cube_id, _ in record.sources})
-                ExportRepository(connection, namespace.id).adapter(scope, sources, folder)
+                ExportRepository(connection, namespace.id).cancel(export)
+            raise
 
     def earlier(self, scope: Scope, cube_id: str) -> AdapterRecord:
         """Return what a rollback would publish. Raises :class:`NotFound` and :class:`Conflict`."""

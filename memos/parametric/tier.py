@@ -25,7 +25,6 @@ from memos.runtime.host import ModelHost
 from memos.schedule.task import Report
 from memos.store.adapters import AdapterRecord
 from memos.store.database import Database
-from memos.store.derived import RETRAIN
 from memos.store.lineage import Source
 from memos.store.scoped import adapter_keys
 
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FOLDER = "adapters"
-#: The tasks that keep checkpoints.
-TRAININGS = ("distil", RETRAIN)
 #: How often a retraining begins anew because its memories changed meanwhile.
 ATTEMPTS = 3
 
@@ -185,8 +182,8 @@ class ParametricTier:
         Receipts of later deletions name it; its path only if it is ``kept`` there.
         """
         record = self._index.get(scope, cube_id)
-        self._index.exported(scope, record, folder if kept else None)
-        self._registry.export_folder(scope, record, folder)
+        with self._index.exported(scope, record, folder if kept else None):
+            self._registry.export_folder(scope, record, folder)
         return AdapterInfo.of(record)
 
     def import_(self, scope: Scope, folder: Path, name: str | None = None) -> AdapterInfo:

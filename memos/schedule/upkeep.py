@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -16,6 +17,24 @@ logger = logging.getLogger(__name__)
 
 #: How long a job that is done or cancelled can be looked at; failed ones stay.
 KEEP_US = 30 * DAY_US
+
+
+class Seldom:
+    """Work that has its turn when ``every_s`` seconds have passed since the last time, or since the process began.
+
+    So a process that is soon over, such as a command, does none of it.
+    """
+
+    def __init__(self, work: Callable[[], object], every_s: float) -> None:
+        self._work = work
+        self._every_s = every_s
+        self._last = time.monotonic()
+
+    def __call__(self) -> None:
+        """Do it, if it is time."""
+        if time.monotonic() - self._last >= self._every_s:
+            self._last = time.monotonic()
+            self._work()
 
 
 class Upkeep:

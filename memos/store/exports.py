@@ -68,9 +68,9 @@ class ExportRepository(ScopedRepository):
         """Strike out a file that was not written, or holds nothing."""
         self.connection.execute(self._delete(exports).where(exports.c.id == export_id))
 
-    def adapter(self, scope: Scope, sources: Sequence[str], path: Path | None) -> None:
-        """Record the folder of an adapter before it is written."""
-        self._add(ExportKind.ADAPTER, scope, path, sources=list(sources), memories=len(sources))
+    def adapter(self, scope: Scope, sources: Sequence[str], path: Path | None) -> str:
+        """Record the folder of an adapter before it is written; return the export's id."""
+        return self._add(ExportKind.ADAPTER, scope, path, sources=list(sources), memories=len(sources))
 
     def _add(self, kind: ExportKind, scope: Scope, path: Path | None, **values: Any) -> str:
         row = {

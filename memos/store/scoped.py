@@ -108,28 +108,26 @@ def taken(connection: Connection, cube_ids: Sequence[str], apart_from: int) -> s
 
 def locate_job(connection: Connection, tenant: str, job_id: str) -> Scope:
     """Return the namespace of a tenant that holds a job, as a scope. Raises :class:`NotFound`."""
-    statement = (
-        select(namespaces.c.user_id)
-        .join_from(jobs, namespaces, jobs.c.namespace_id == namespaces.c.id)
-        .where(jobs.c.id == job_id, namespaces.c.tenant == tenant)
-    )
-    owner = connection.scalar(statement) if is_id(job_id) else None
-    if owner is None:
+    if (scope := _owner(connection, tenant, jobs, job_id)) is None:
         raise NotFound(f"no job {job_id!r} here")
-    return Scope(tenant=tenant, user_id=owner)
+    return scope
 
 
 def locate_hold(connection: Connection, tenant: str, hold_id: str) -> Scope:
     """Return the namespace of a tenant that a hold is on, as a scope. Raises :class:`NotFound`."""
+    if (scope := _owner(connection, tenant, holds, hold_id)) is None:
+        raise NotFound(f"no legal hold {hold_id!r} here; it may have been released")
+    return scope
+
+
+def _owner(connection: Connection, tenant: str, table: Table, row_id: str) -> Scope | None:
     statement = (
         select(namespaces.c.user_id)
-        .join_from(holds, namespaces, holds.c.namespace_id == namespaces.c.id)
-        .where(holds.c.id == hold_id, namespaces.c.tenant == tenant)
+        .join_from(table, namespaces, table.c.namespace_id == namespaces.c.id)
+        .where(table.c.id == row_id, namespaces.c.tenant == tenant)
     )
-    owner = connection.scalar(statement) if is_id(hold_id) else None
-    if owner is None:
-        raise NotFound(f"no legal hold {hold_id!r} here; it may have been released")
-    return Scope(tenant=tenant, user_id=owner)
+    user_id = connection.scalar(statement) if is_id(row_id) else None
+    return None if user_id is None else Scope(tenant=tenant, user_id=user_id)
 
 
 def due(connection: Connection, now: int) -> list[Scope]:

@@ -87,13 +87,13 @@ class VectorIndex:
 
     def drop(self, name: str) -> None:
         """Delete collection ``name`` if it exists."""
-        self._emptied = True
         with self._lock:
             self._collections.pop(name, None)
         try:
             self._call(self._client.delete_collection, name)
         except _chroma().errors.NotFoundError:
             return
+        self._emptied = True
 
     def nearest(self, name: str, query: NDArray[np.float32], count: int) -> list[str]:
         """Return up to ``count`` ids nearest to the unit vector ``query`` ``[dimension]``, nearest first."""

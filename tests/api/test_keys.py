@@ -201,10 +201,10 @@ BODIES: dict[str, Any] = {
     "/v1/bundles": {"ids": [UNKNOWN], "to": "activation"},
     "/v1/cubes/{cube_id}/promote": {"to": "activation"},
     "/v1/keys": {"scopes": ["read"]},
+    "/v1/retention": {"days": 1},
+    "/v1/receipts/verify": {"receipt": {}},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}]},
     "/v1/embeddings": {"input": "x"},
-    "/v1/receipts/verify": {"receipt": {}},
-    "/v1/retention": {"days": 365},
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 from memos.activation.bundle import bundle_of, note_of
 from memos.cube import Scope
 from memos.engine import MemoryOS
-from memos.errors import BackupRefused, Conflict, EmbedderMismatch, InvalidInput, NotFound, StoreClosed
+from memos.errors import BackupRefused, Conflict, EmbedderMismatch, InvalidInput, LegalHold, NotFound, StoreClosed
 from memos.store import namespaces
 from memos.store.activations import ActivationRepository
 from memos.store.jobs import JobRepository
@@ -99,6 +99,10 @@ def test_users_with_memories_are_replaced_only_if_told(full: Path, packed: Packe
             engine.restore(path)
         assert len(engine.list(ANN)) == 3
         (name, *_), before = sorted(engine.index.names()), engine.stats(ANN).index_lag
+        held = engine.hold("default", user_id=ANN.user_id)
+        with pytest.raises(LegalHold):
+            engine.restore(path, replace=True)
+        engine.release("default", held.id)
         assert engine.restore(path, replace=True).replaced == 2
         with engine.database.write() as connection:  # a relay that was at it says how far it had come
             revision = namespaces.read(connection, 1).revision

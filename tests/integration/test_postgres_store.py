@@ -20,7 +20,8 @@ import sqlalchemy as sa
 from memos.config import Settings
 from memos.cube import Scope, State
 from memos.engine import MemoryOS
-from memos.errors import Conflict, EmbedderMismatch, NotFound, StoreUnavailable, VersionConflict
+from memos.errors import Conflict, EmbedderMismatch, LegalHold, NotFound, StoreUnavailable, VersionConflict
+from memos.store.schema import metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,6 +84,46 @@ def test_nothing_of_a_forgotten_namespace_stays(postgres: MemoryOS) -> None:
     for table in ("cubes", "versions", "vectors", "idempotency"):
         assert count(postgres, f"count(*) FROM {table}") == 0
     assert postgres.recall(SCOPE, "secret").hits == ()
+
+
+def test_no_table_says_what_was_forgotten(postgres: MemoryOS, opened: Open, postgres_database: str) -> None:
+    """Each row of each table as text, in the eyes of another process, which checks the receipt as well."""
+    word = "zanzibarium"
+    told = {"text": f"{word}: it is {word}", "metadata": {word: word}, "expires_at": "2999-01-01"}
+    (one, other) = postgres.store_many(SCOPE, [told, {"text": f"{word} too"}], idempotency_key=word)
+    postgres.update(SCOPE.tenant, one.id, text=f"{word} once more")
+    hold = postgres.hold(SCOPE.tenant, one.id)
+    with pytest.raises(LegalHold):
+        postgres.forget_all(SCOPE)
+    postgres.release(SCOPE.tenant, hold.id)
+    assert rows_with(postgres, word) > 0
+    receipts = [postgres.forget(SCOPE.tenant, cube.id) for cube in (one, other)]
+    assert rows_with(postgres, word) == 0
+    assert receipts[0].lingering == ("database_pages",)
+    assert receipts[0].removed["requests"] == 1
+    beside = opened("beside", database_url=postgres_database)
+    assert not beside.verify_receipt(SCOPE.tenant, receipts[0]).valid  # its home has another key
+    assert all(postgres.verify_receipt(SCOPE.tenant, receipt).valid for receipt in receipts)
+
+
+def rows_with(engine: MemoryOS, text: str) -> int:
+    """How many rows of all tables hold a text."""
+    tables = ", ".join(
+        f"(SELECT count(*) FROM {table} AS r WHERE strpos(r::text, '{text}') > 0)" for table in metadata.tables
+    )
+    with engine.database.read() as connection:
+        return sum(connection.execute(sa.text(f"SELECT {tables}")).one())
+
+
+def test_expiry_is_done_by_one_process(postgres: MemoryOS, opened: Open, postgres_database: str) -> None:
+    beside = opened("beside", database_url=postgres_database)
+    postgres.store_many(SCOPE, [{"text": f"old {n}", "expires_at": "2999-01-01"} for n in range(30)])
+    with postgres.database.write() as connection:
+        connection.execute(sa.text("UPDATE cubes SET expires_at = 1"))
+    with ThreadPoolExecutor(2) as pool:
+        counts = [future.result() for future in [pool.submit(engine.expire) for engine in (postgres, beside)]]
+    assert sum(count.expired for count in counts) == 30
+    assert count(postgres, "count(*) FROM cubes") == 0
 
 
 # ------------------------------------------------------------ the same answers

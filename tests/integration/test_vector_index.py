@@ -184,10 +184,13 @@ def test_server_down(opened: Open, own_chroma: tuple[Any, str], monkeypatch: pyt
     assert_same_answers(engine, monkeypatch)
     (late,) = engine.store_many(SCOPE, [{"text": "zebra crossing seen today"}])
     assert engine.recall(SCOPE, "zebra crossing").hits[0].id == late.id
-    assert engine.forget(SCOPE.tenant, cubes[0].id).pending == ("vector_index",)
+    receipt = engine.forget(SCOPE.tenant, cubes[0].id)
+    assert receipt.pending == ("vector_index",)
+    assert not engine.verify_receipt(SCOPE.tenant, receipt).valid
     assert cubes[0].id not in {hit.id for hit in engine.recall(SCOPE, cubes[0].text or "").hits}
     server.start()
     assert indexed_ids(engine) == live_ids(engine)
+    assert engine.verify_receipt(SCOPE.tenant, receipt).valid
     assert engine.forget(SCOPE.tenant, cubes[1].id).pending == ()
 
 

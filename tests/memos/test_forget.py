@@ -16,14 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from memos.clock import HOUR_US, now_us
 from memos.config import Settings
 from memos.cube import FUSION, MemCube, Scope, State
+from memos.doctor.strays import sweep_trainings
 from memos.embedding.base import Embedder
 from memos.engine import MemoryOS
+from memos.parametric.distil.folder import training_folder
 from memos.store import namespaces
-from memos.store.jobs import FINAL
+from memos.store.jobs import FINAL, JobRepository, JobState
+from memos.store.leases import LeaseRepository
 from memos.store.notes import NoteRepository
 from memos_sdk import Memory
 from memos_sdk.errors import NotFound
@@ -168,6 +172,46 @@ def test_store_after_forget_all(memory: Memory) -> None:
     memory.forget_all()
     memory.store("the new cat")
     assert [hit.text for hit in memory.recall("cat").hits] == ["the new cat"]
+
+
+def test_jobs_know_nothing_of_it(engine: MemoryOS) -> None:
+    """What is to be done with others is still done; what came of it is not told any more."""
+    one, two = engine.store_many(Scope(), [{"text": "one"}, {"text": "two"}])
+    made = "01900000-0000-7000-8000-000000000000"
+    with engine.database.write() as connection:
+        jobs = JobRepository(connection, namespaces.open_for_write(connection, Scope()).id)
+        alone, both, done = (jobs.add("elsewhere", {"ids": ids}) for ids in ([one.id], [one.id, two.id], [two.id]))
+        leases = LeaseRepository(connection, jobs.namespace_id)
+        lease = leases.take(Scope(), done)
+        assert lease is not None
+        leases.end(lease, JobState.DONE, result={"cube_id": made, "from": [one.id]})
+    assert engine.forget("default", one.id).removed["jobs"] == 3
+    with engine.database.read() as connection:
+        rows = connection.execute(sa.text("SELECT id, state, payload, result FROM jobs ORDER BY id")).all()
+    assert [(row.id, row.state, json.loads(row.payload)["ids"]) for row in rows] == [
+        (alone, "cancelled", []),
+        (both, "queued", [two.id]),
+        (done, "done", [two.id]),
+    ]
+    assert engine.job("default", done).result is None
+
+
+def test_checkpoint_that_a_dead_training_left(engine: MemoryOS, data_folder: Path) -> None:
+    """It is kept for a job that goes on with it, and for nobody else."""
+    ann = Scope(user_id="ann")
+    (note,) = engine.store_many(ann, [{"text": SECRET}])
+    for scope in (ann, Scope(user_id="bob")):
+        folder = training_folder(data_folder, scope, [note.id])
+        folder.mkdir(parents=True)
+        (folder / "checkpoint").write_text(SECRET)
+    with engine.database.write() as connection:
+        namespace = namespaces.open_for_write(connection, ann)
+        JobRepository(connection, namespace.id).add("distil", {"ids": [note.id]})
+    sweep_trainings(engine.database, data_folder)
+    kept = [path.parent for path in data_folder.rglob("checkpoint")]
+    assert kept == [training_folder(data_folder, ann, [note.id])]
+    engine.forget("default", note.id)
+    assert files_with(data_folder, SECRET) == []
 
 
 # ------------------------------------------------------------ many lives

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from memos.cube import Scope
@@ -38,15 +38,6 @@ def forget_trainings(home: Path, scope: Scope) -> bool:
     folder = _owner(home, scope)
     shutil.rmtree(folder, ignore_errors=True)
     return not folder.exists()
-
-
-def sweep_trainings(home: Path, under_way: Collection[Scope]) -> None:
-    """Remove the checkpoints of namespaces without a training that waits or runs: a process that died left them."""
-    folder = home.expanduser() / FOLDER
-    needed = {_owner(home, scope).name for scope in under_way}
-    for owner in folder.iterdir() if folder.is_dir() else ():
-        if owner.name not in needed:
-            shutil.rmtree(owner, ignore_errors=True)
 
 
 def has_trainings(home: Path, scope: Scope, before: float) -> bool:

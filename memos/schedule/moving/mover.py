@@ -141,6 +141,8 @@ class Mover:
             raise Conflict(f"move {move.id!r} is still under way: wait for job {job.id!r}, or cancel it")
         if job.result is None:
             raise Conflict(f"move {move.id!r} came to nothing: {job.error}")
+        if not job.result["made"]:
+            raise Conflict(f"move {move.id!r} made nothing: there was such a file before")
         return str(job.result["cube_id"])
 
     def _known(self, scope: Scope, now: int) -> _Known | None:

@@ -268,6 +268,20 @@ def test_bad_import_leaves_nothing(registry: MemoryOS, random_adapter: Make, dat
     assert (registry.adapters(SCOPE), files_in(data_folder)) == ([], [])
 
 
+def test_exported_adapter_is_named_by_receipts(
+    registry: MemoryOS, stored: Store, published: Publish, random_adapter: Make, tmp_path: Path
+) -> None:
+    """Of the memories it was made from, and of no others."""
+    note, other = stored(registry, "one", "other")
+    cube_id = published(registry, random_adapter(), note)
+    registry.export_adapter("default", cube_id, tmp_path / "out")
+    with pytest.raises(InvalidInput):
+        registry.export_adapter("default", cube_id, tmp_path / "out")  # it is not empty any more
+    (export,) = registry.forget("default", note.id).exports
+    assert (export.kind, export.memories, export.path_digest is None) == ("adapter", 1, False)
+    assert registry.forget("default", other.id).exports == ()
+
+
 def test_cartridge_cannot_be_exported(
     registry: MemoryOS, stored: Store, published: Publish, random_cartridge: Make, tmp_path: Path
 ) -> None:
@@ -338,7 +352,7 @@ def test_adapter_of_another_is_out_of_reach(
     stored(registry, "mine", scope=stranger)
     cube_id = published(registry, random_adapter(), *notes)
     record = registry.parametric.named(SCOPE, cube_id)
-    who = {"user_id": stranger.user_id}
+    who: Any = {"user_id": stranger.user_id}
     assert registry.adapters(stranger) == []
     assert registry.parametric.published(stranger, frame.base, [notes[0].id]) == []
     assert registry.stats(stranger).adapters == 0

@@ -87,7 +87,7 @@ def test_changed_receipt_fails(engine: MemoryOS, note: MemCube, tmp_path: Path) 
 
 def test_what_is_no_receipt(engine: MemoryOS, note: MemCube) -> None:
     of_another_version = plain(engine.forget("default", note.id)) | {"version": 2}
-    wrong: tuple[Any, ...] = (None, [], "x", {}, {"version": 1}, of_another_version)
+    wrong: tuple[object, ...] = (None, [], "x", {}, {"version": 1}, of_another_version)
     for given in wrong:
         with pytest.raises(InvalidInput, match="receipt"):
             engine.verify_receipt("default", given)

@@ -101,6 +101,36 @@ def test_what_is_under_way_is_not_planned_again(engine: MemoryOS) -> None:
     done(engine, first)
 
 
+def test_moves_by_themselves_where_that_is_wanted(
+    data_folder: Path, embedder: Embedder, shallow_models: ModelHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memos.engine.UPKEEP_S", 0.01)
+    settings = Settings(home=data_folder, bundle_min_tokens=16, plan_hours=1e-6)
+    with MemoryOS(settings, embedder, shallow_models) as engine:
+        engine._mover._prefill_s = 2e-3
+        used(engine, HARBOUR, 8, BOB)
+        while not engine.kv_files(BOB):
+            time.sleep(0.01)
+        assert [move.action for move in engine.moves(BOB)] == ["promote"]
+
+
+def test_promotion_that_made_nothing_is_not_taken_back(engine: MemoryOS) -> None:
+    harbour = used(engine, HARBOUR, 8)
+    planned = engine.plan(ANN)
+    done(engine, [planned[0].model_copy(update={"job_id": engine.promote("default", [harbour], to="activation").id})])
+    (again,) = engine._mover.carry_out(ANN, planned)
+    done(engine, [again])
+    with pytest.raises(Conflict, match="made nothing"):
+        engine.undo(ANN, str(again.id))
+    assert len(engine.kv_files(ANN)) == 1
+
+
+def test_receipts_hold_whatever_was_moved(engine: MemoryOS) -> None:
+    harbour = used(engine, HARBOUR, 8)
+    done(engine, list(engine.plan(ANN, dry_run=False)))
+    assert engine.verify_receipt("default", engine.forget("default", harbour).model_dump(mode="json")).valid
+
+
 def test_forgotten_memories_take_their_files_and_leave_reasons_without_content(engine: MemoryOS) -> None:
     harbour = used(engine, HARBOUR, 8)
     moves = list(engine.plan(ANN, dry_run=False))

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 RUN, SWEEP, MAINTAIN = "memos.run", "memos.sweep", "memos.maintain"
 #: The second queue lets a sweep overtake ten thousand jobs.
 JOBS, CARE = "memos-jobs", "memos-care"
-SWEEP_S, MAINTAIN_S = 5.0, 3600.0
+SWEEP_S, MAINTAIN_S = 5.0, 600.0
 #: For a process that has other things to do than to wait for a broker, in seconds.
 PATIENCE_S = 5.0
 

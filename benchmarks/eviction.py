@@ -11,8 +11,8 @@ saved. Policies:
 
   density             value density; density -labels without the label "last block of its prompt"
   learned             discard bits from the predictor that learns online, guarded by LRU
-  discard, phase      discard and phase bits of an oracle, of which 10 % at random are flipped (good predictions), half of
-                      them (random) or all (inverted), guarded by LRU
+  discard, phase      discard and phase bits of an oracle, guarded by LRU: good predictions with 10 % of the bits wrong,
+                      drawn at random, random ones with half of them wrong, inverted ones with all
 
 Constants were chosen with --choose, on the LIRS traces and on generated chats, and none on Mooncake; those of the
 published policies are their papers'. The bars: density reaches LRU and half of what the best of S3-FIFO, ARC and GDSF
@@ -42,7 +42,6 @@ from memos.schedule.eviction.guarded import Guarded
 from memos.schedule.eviction.oracle import discard_bits, flipped, phase_bits, told
 from memos.schedule.eviction.phase import Phase
 from memos.schedule.eviction.policies import POLICIES
-from memos.schedule.eviction.predictor import DiscardPredictor
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 LIRS_SHARES = (0.05, 0.2)
@@ -143,7 +142,7 @@ def _mooncake(report: Report, trace: Trace) -> None:
     report.figures["density_tokens_vs_best"] = saved["density"] / max(saved[name] for name in CLASSIC)
     report.notes.append(
         f"mooncake: {len(trace.chains):,} prompts, {len(trace.keys):,} blocks of {BLOCK} tokens, {trace.distinct:,} "
-        f"distinct; endless room hits {1 - trace.distinct / len(trace.keys):.4f}. Tokens saved are shares of all of them."
+        f"distinct; endless room hits {1 - trace.distinct / len(trace.keys):.4f}. Tokens saved are a share of all."
     )
 
 
@@ -207,7 +206,7 @@ CONSTANTS: dict[str, list[tuple[str, str, tuple[float, ...]]]] = {
         ("density", "_MEMORY", (2, 4, 16)),
         ("density", "_MOST", (2, 3, 4)),
     ],
-    "predictor": [
+    "learned": [
         ("predictor", "_SURE", (0.5, 0.7, 0.9)),
         ("predictor", "_RATE", (0.02, 0.05, 0.2)),
         ("predictor", "_TURNS", (2, 4, 8)),
@@ -245,11 +244,7 @@ def _mean(run: str, traces: Sequence[Trace]) -> float:
 
 
 def _run(run: str, trace: Trace, capacity: int) -> Policy:
-    if run == "density":
-        return ValueDensity(capacity)
-    if run == "predictor":
-        return Discard(capacity, DiscardPredictor(capacity))
-    return oracles(trace, capacity)[run](capacity)
+    return (POLICIES[run] if run in POLICIES else oracles(trace, capacity)[run])(capacity)
 
 
 @contextmanager

@@ -40,8 +40,8 @@ class OptGen:
         began = since // self._stretch
         if self._place - began >= len(self._full):
             return False
-        stretches = np.arange(began, self._place + 1) % len(self._full)
-        if self._full[stretches].max() + size > self._capacity:
+        stretches = np.arange(began, self._place) % len(self._full)
+        if self._full[stretches].max(initial=0) + size > self._capacity:
             return False
         self._full[stretches] += size
         return True

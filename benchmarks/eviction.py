@@ -2,7 +2,7 @@
 
 mooncake   the development part of Mooncake's conversation trace: 512-token blocks of prompts. Block hits count every
            block that is there; tokens saved count only those before which no block is missing: all a prefix cache uses
-lirs       the LIRS traces, one block per request, of each at most the first 40,000 requests
+lirs       the LIRS traces, one block per request, of each at most the first 20,000 requests
 choose     (only with --choose) the constants of value density, of the predictor and of the guard, one by one
 
 Every policy replays the same blocks, the last of a prompt first, with room for a share of the distinct blocks. All
@@ -45,7 +45,7 @@ from memos.schedule.eviction.policies import POLICIES
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 LIRS_SHARES = (0.05, 0.2)
-LIRS_MOST = 40_000
+LIRS_MOST = 20_000
 CLASSIC = ("lru", "lfu", "gdsf", "s3fifo", "arc")
 #: Whose best the bar of value density is about.
 RIVALS = ("s3fifo", "arc", "gdsf")
@@ -201,10 +201,10 @@ def _lirs(report: Report, traces: Sequence[Trace]) -> None:
 CONSTANTS: dict[str, list[tuple[str, str, tuple[float, ...]]]] = {
     "density": [
         ("reuse", "_YOUNG", (0.12, 0.25, 0.5)),
-        ("reuse", "_PRIOR", (5.0, 20.0, 80.0)),
-        ("density", "_GHOSTS", (1, 2, 4)),
+        ("reuse", "_PRIOR", (1.0, 5.0, 20.0)),
+        ("density", "_GHOSTS", (0.5, 1, 2)),
         ("density", "_MEMORY", (2, 4, 16)),
-        ("density", "_MOST", (2, 3, 4)),
+        ("density", "_MOST", (3, 4, 5)),
     ],
     "learned": [
         ("predictor", "_SURE", (0.5, 0.7, 0.9)),

@@ -20,7 +20,12 @@ SDK_HEAVY = ENGINE_HEAVY | {
 
 @pytest.mark.parametrize(
     ("module", "heavy"),
-    [("memos_sdk", SDK_HEAVY), ("memos_sdk._embedded", SDK_HEAVY), ("memos", ENGINE_HEAVY)],
+    [
+        ("memos_sdk", SDK_HEAVY),
+        ("memos_sdk._embedded", SDK_HEAVY),
+        ("memos", ENGINE_HEAVY),
+        ("memos.schedule.eviction.plan", ENGINE_HEAVY),
+    ],
 )
 def test_import_stays_light(module: str, heavy: set[str]) -> None:
     assert loaded_packages(f"import {module}") & heavy == set()

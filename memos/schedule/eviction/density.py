@@ -12,11 +12,11 @@ from memos.schedule.eviction.reuse import Reuse
 from memos.schedule.eviction.words import lasting, size, times
 
 #: Uses are told apart up to this power of two.
-_MOST = 3
+_MOST = 5
 #: Keys that went are known for this many times the capacity, in bytes.
-_GHOSTS = 2
+_GHOSTS = 1
 #: After this many counted ends for each entry, older ones count half.
-_MEMORY = 4
+_MEMORY = 2
 _DAY = 86_400.0
 
 #: How often, as a power of two, and with what label: what probabilities are learned for.

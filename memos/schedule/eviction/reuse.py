@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Hashable
 
 #: What happens to entries younger than this share of the age at which things go decides nothing, so it is not counted.
-_YOUNG = 0.25
+_YOUNG = 0.5
 #: How much evidence, in logarithms of ages, a class needs to count as much as what is assumed of it.
 _PRIOR = 20.0
 #: How fast the age at which things go is followed.

@@ -14,11 +14,15 @@ from memos.schedule.eviction.entry import Entry
 from memos.schedule.eviction.guarded import Guarded
 from memos.schedule.eviction.oracle import discard_bits, flipped, phase_bits, told
 from memos.schedule.eviction.phase import Phase
-from memos.schedule.eviction.policies import POLICIES
+from memos.schedule.eviction.policies import POLICIES, make_policy
 
 Trace = Sequence[Hashable]
 Maker = Callable[[int, Trace], Policy]
 Run = Callable[[Policy, Trace], list[bool]]
+
+
+def _registered(name: str) -> Maker:
+    return lambda capacity, _: make_policy(name, capacity)
 
 
 def _discard(capacity: int, trace: Trace, wrong: float = 0.3) -> Policy:
@@ -31,11 +35,11 @@ def _phase(capacity: int, trace: Trace, wrong: float = 0.3) -> Policy:
 
 #: A new policy is tested by a row here, or in the registry.
 MATRIX: dict[str, Maker] = {
-    **{name: lambda capacity, _, make=make: make(capacity) for name, make in POLICIES.items()},
+    **{name: _registered(name) for name in POLICIES},
     "discard": _discard,
     "phase": _phase,
     "guarded discard": lambda capacity, trace: Guarded(_discard(capacity, trace)),
-    "guarded density": lambda capacity, _: Guarded(POLICIES["density"](capacity)),
+    "guarded density": lambda capacity, _: Guarded(make_policy("density", capacity)),
     "belady": lambda capacity, trace: Belady(capacity, next_uses(trace)),
 }
 

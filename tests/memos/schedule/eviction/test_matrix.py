@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import pytest
 from hypothesis import given
@@ -27,8 +27,8 @@ def entry(key: int) -> Entry:
 @given(steps=STEPS, capacity=st.integers(3, 20))
 def test_capacity_holds_and_held_entries_stay(make: Maker, steps: list[tuple[str, int]], capacity: int) -> None:
     policy = make(capacity, [key for _, key in steps])
-    there: dict[int, Entry] = {}
-    held: set[int] = set()
+    there: dict[Hashable, Entry] = {}
+    held: set[Hashable] = set()
     for now, (step, key) in enumerate(steps):
         if step == "request" and key in policy:
             policy.hit(key, now)

@@ -38,7 +38,7 @@ def test_plans_have_the_order_of_their_policy() -> None:
     assert order("gdsf") == ["large", "cold", "new", "hot", "often, long ago"]
     assert order("arc") == ["cold", "new", "often, long ago", "large", "hot"]
     assert order("s3fifo")[:2] == ["cold", "new"]
-    assert order("density") == ["cold", "often, long ago", "large", "new", "hot"]
+    assert order("density") == ["cold", "large", "often, long ago", "new", "hot"]
     assert order("learned") == order("lru")  # it begins with LRU
 
 

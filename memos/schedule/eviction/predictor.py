@@ -13,8 +13,8 @@ from memos.schedule.eviction.optgen import OptGen
 #: It remembers requests for this many times the capacity, in bytes requested; who is not back by then is discarded.
 _TURNS = 4
 _RATE = 0.05
-#: From this probability on the bit is 1. A wrong 1 costs a miss at once, a wrong 0 only room.
-_SURE = 0.7
+#: From this probability on the bit is 1.
+_SURE = 0.5
 _MOST = 4
 
 _Features = tuple[Hashable, ...]

@@ -28,6 +28,7 @@ SDK_HEAVY = ENGINE_HEAVY | {
         ("memos", ENGINE_HEAVY),
         ("memos.engine", ENGINE_HEAVY | BROKER),
         ("memos_workers.worker", ENGINE_HEAVY | {"numpy", "sqlalchemy"}),
+        ("memos.schedule.eviction.plan", ENGINE_HEAVY),
     ],
 )
 def test_import_stays_light(module: str, heavy: set[str]) -> None:

@@ -105,6 +105,9 @@ class Settings(BaseSettings):
     plan_hours: float = Field(
         0.0, ge=0, description="Hours between two times that memories are moved as `memos plan` would; 0 for never."
     )
+    eviction: Literal["lru", "lfu", "gdsf", "s3fifo", "arc", "density", "learned"] = Field(
+        "density", description="Which KV files plans give up first where room is short: a policy of docs/eviction.md."
+    )
     heat_half_life_days: float = Field(
         7.0, gt=0, description="Days after which a use of a memory counts half: what is hot is moved up first."
     )

@@ -43,6 +43,7 @@ class _Known:
     linked: dict[str, set[str]]
     activations: Sequence[Activation]
     heats: dict[str, float]
+    used_at: dict[str, int]
     kept: set[str]
     bytes: int
     raw_bytes: int
@@ -81,13 +82,14 @@ class Mover:
         if known is None or not self._may_pay(known, now):
             return []
         serving = self._models.serving()
-        planner = Planner(self._cooling, self._costs(known, serving), self._bundling)
+        planner = Planner(self._cooling, self._costs(known, serving), self._bundling, self._settings.eviction)
         return planner.plan(
             Situation(
                 [self._hot(cube, serving, now) for cube in known.notes],
                 known.linked,
                 [self._resident(one, known, serving) for one in known.activations],
                 self._room(known),
+                now,
             )
         )
 
@@ -167,6 +169,7 @@ class Mover:
                 linked,
                 activations,
                 {cube_id: self._cooling.heat(heat, as_of, now) for cube_id, (heat, as_of) in heats.items()},
+                {cube_id: as_of for cube_id, (_, as_of) in heats.items() if as_of is not None},
                 moves.kept(),
                 totals["bytes"],
                 totals["raw_bytes"],
@@ -188,6 +191,7 @@ class Mover:
     def _resident(self, one: Activation, known: _Known, serving: Serving) -> Resident:
         """Describe a KV file; as hot as its own uses or, before it had time for any, as its memories are."""
         inside = [known.heats.get(cube_id, 0.0) for cube_id, _ in one.sources]
+        used = {one.cube_id, *(cube_id for cube_id, _ in one.sources)} & known.used_at.keys()
         heat = max(known.heats.get(one.cube_id, 0.0), sum(inside) / max(1, len(inside)))
         usable = one.fingerprint == serving.fingerprint
         return Resident(
@@ -197,7 +201,9 @@ class Mover:
             one.bytes,
             one.codec,
             one.sources,
-            one.cube_id in known.kept,
+            one.created_at,
+            max([one.created_at, *(known.used_at[cube_id] for cube_id in used)]),
+            kept=one.cube_id in known.kept,
         )
 
     def _room(self, known: _Known) -> int:

@@ -22,7 +22,7 @@ def note(name: str, heat: float, tokens: int = 40, session: str | None = None) -
 
 
 def resident(name: str, heat: float, tokens: int = 400, *, kept: bool = False) -> Resident:
-    return Resident(name, heat, tokens, COSTS.bytes(tokens), "raw", ((f"in {name}", 1),), kept)
+    return Resident(name, heat, tokens, COSTS.bytes(tokens), "raw", ((f"in {name}", 1),), kept=kept)
 
 
 def plan(*notes: HotNote, residents: tuple[Resident, ...] = (), room: int = PLENTY, **linked: set[str]) -> list[Move]:
@@ -103,7 +103,7 @@ def test_files_worth_less_make_room_the_least_valuable_first() -> None:
         (Action.DEMOTE, "cool"),
         (Action.PROMOTE, None),
     ]
-    assert "what takes its place is worth more" in moves[0].reason
+    assert "lowest value density" in moves[0].reason
     assert moves[0].codec == "raw"
 
 

@@ -27,7 +27,7 @@ from memos.store.activations import Activation, ActivationRepository
 from memos.store.behaviour import BehaviourRepository
 from memos.store.cubes import CubeRepository
 from memos.store.database import Database
-from memos.store.jobs import FINAL, Job
+from memos.store.jobs import FINAL, FUSE, PROMOTE, Job
 from memos.store.links import LinkRepository
 from memos.store.moves import MoveRepository, moving
 
@@ -55,6 +55,8 @@ class Hands:
 
     promote: Callable[..., Job]
     demote: Callable[..., DeletionReceipt]
+    fuse: Callable[[Scope, Sequence[Move]], Sequence[Move]]
+    split: Callable[[Scope, Move], Move]
     job: Callable[[str, str], Job]
 
 
@@ -109,7 +111,8 @@ class Mover:
     def undo(self, scope: Scope, move_id: str) -> list[Move]:
         """Take a move back; return the moves that do. Raises :class:`NotFound` and :class:`Conflict`.
 
-        What was demoted is made again from its memories, as they are now. Of a promotion the cube is demoted.
+        What was demoted is made again from its memories, as they are now. Of a promotion the cube is demoted. What was
+        fused is split, and what was split is fused again.
         """
         moves = self.moves(scope)
         move = next((one for one in moves if one.id == move_id), None)
@@ -117,6 +120,11 @@ class Mover:
             raise NotFound(f"no move {move_id!r} here")
         if any(one.undoes == move_id for one in moves):
             raise Conflict(f"move {move_id!r} was taken back before")
+        if move.action is Action.FUSE:
+            return [self._hands.split(scope, move)]
+        if move.action is Action.SPLIT:
+            again = {"action": Action.FUSE, "cube_id": None, "undoes": move_id, "reason": f"takes back: {move.reason}"}
+            return list(self._hands.fuse(scope, [move.model_copy(update=again)]))
         if move.action is Action.DEMOTE:
             action, cube_id = Action.PROMOTE, None
         else:
@@ -153,7 +161,7 @@ class Mover:
             if namespace is None:
                 return None
             moves = MoveRepository(connection, namespace.id)
-            under_way = moves.under_way()
+            under_way = moves.under_way((PROMOTE, FUSE))
             ids = [cube_id for cube_id in moves.hottest(MOST_NOTES, now) if cube_id not in under_way]
             notes = CubeRepository(connection, namespace.id).get(ids, Scope(tenant=scope.tenant, user_id=scope.user_id))
             repository = ActivationRepository(connection, namespace.id)

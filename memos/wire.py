@@ -36,6 +36,7 @@ class Wire:
             "list": self._list,
             "history": self._history,
             "links": self._links,
+            "expand": self._expand,
             "rollback": self._rollback,
             "refine": self._refine,
             "update": self._update,
@@ -51,6 +52,7 @@ class Wire:
             "demote": self._demote,
             "job": self._job,
             "plan": self._plan,
+            "fuse": self._fuse,
             "moves": self._moves,
             "undo": self._undo,
             "jobs": self._jobs,
@@ -145,6 +147,10 @@ class Wire:
         links = self.engine.links(self._tenant, payload["id"], user_id=payload["user_id"])
         return [link.model_dump() for link in links]
 
+    def _expand(self, payload: Payload) -> Any:
+        cubes = self.engine.expand(self._tenant, payload["id"], user_id=payload["user_id"])
+        return [cube.model_dump() for cube in cubes]
+
     def _rollback(self, payload: Payload) -> Any:
         return self.engine.rollback(
             self._tenant, payload["id"], payload["version"], user_id=payload["user_id"]
@@ -194,6 +200,10 @@ class Wire:
 
     def _plan(self, payload: Payload) -> Any:
         moves = self.engine.plan(self._scope(payload), dry_run=payload["dry_run"])
+        return [move.model_dump() for move in moves]
+
+    def _fuse(self, payload: Payload) -> Any:
+        moves = self.engine.fuse(self._scope(payload), dry_run=payload["dry_run"])
         return [move.model_dump() for move in moves]
 
     def _moves(self, payload: Payload) -> Any:

@@ -166,6 +166,11 @@ def links(cube_id: str, user_id: str | None) -> Operation[list[Link]]:
     return Operation("links", {"id": cube_id, "user_id": user_id}, _links)
 
 
+def expand(cube_id: str, user_id: str | None) -> Operation[list[MemCube]]:
+    """Return the call behind ``Memory.expand``."""
+    return Operation("expand", {"id": cube_id, "user_id": user_id}, _cubes)
+
+
 def rollback(cube_id: str, version: int, user_id: str | None) -> Operation[MemCube]:
     """Return the call behind ``Memory.rollback``."""
     return Operation("rollback", {"id": cube_id, "version": version, "user_id": user_id}, MemCube.model_validate)
@@ -271,6 +276,11 @@ def retry(job_id: str | Job) -> Operation[Job]:
 def plan(user_id: str | None, dry_run: bool) -> Operation[list[Move]]:
     """Return the call behind ``Memory.plan``."""
     return Operation("plan", {"user_id": user_id, "dry_run": dry_run}, _moves)
+
+
+def fuse(user_id: str | None, dry_run: bool) -> Operation[list[Move]]:
+    """Return the call behind ``Memory.fuse``."""
+    return Operation("fuse", {"user_id": user_id, "dry_run": dry_run}, _moves)
 
 
 def moves(user_id: str | None) -> Operation[list[Move]]:

@@ -87,6 +87,11 @@ def _links(payload: Payload) -> Request:
     return _read("GET", path, query=_user(payload), read=lambda answer: answer["links"])
 
 
+def _expand(payload: Payload) -> Request:
+    path = f"/v1/memories/{_memory(payload)}/sources"
+    return _read("GET", path, query=_user(payload), read=lambda answer: answer["memories"])
+
+
 def _update(payload: Payload) -> Request:
     return _write("PATCH", f"/v1/memories/{_memory(payload)}", _without_id(payload))
 
@@ -153,6 +158,12 @@ def _plan(payload: Payload) -> Request:
     if payload["dry_run"]:
         return _read("GET", "/v1/plan", query=_user(payload), read=_moves_of)
     return Request("POST", "/v1/plan", body=_json(_user(payload)), slow=True, read=_moves_of)
+
+
+def _fuse(payload: Payload) -> Request:
+    if payload["dry_run"]:
+        return _read("GET", "/v1/fuse", query=_user(payload), read=_moves_of)
+    return Request("POST", "/v1/fuse", body=_json(_user(payload)), slow=True, read=_moves_of)
 
 
 def _moves(payload: Payload) -> Request:
@@ -271,6 +282,7 @@ _OPERATIONS: dict[str, Callable[[Payload], Request]] = {
     "list": _page,
     "history": _history,
     "links": _links,
+    "expand": _expand,
     "rollback": _rollback,
     "refine": _refine,
     "update": _update,
@@ -286,6 +298,7 @@ _OPERATIONS: dict[str, Callable[[Payload], Request]] = {
     "demote": _demote,
     "job": _job,
     "plan": _plan,
+    "fuse": _fuse,
     "moves": _moves,
     "undo": _undo,
     "jobs": _jobs,

@@ -74,7 +74,7 @@ from memos.store import namespaces
 from memos.store.database import Database
 from memos.store.derived import RETRAIN, Gone
 from memos.store.holds import Hold, Retention
-from memos.store.jobs import FUSE, NOTES, PROMOTE, Job, JobRepository, JobState
+from memos.store.jobs import FUSE, FUSE_ADAPTERS, NOTES, PROMOTE, Job, JobRepository, JobState
 from memos.store.location import database_url
 from memos.store.lock import DirectoryLock
 from memos.store.namespaces import Namespace
@@ -165,6 +165,7 @@ class MemoryOS:
             "distil": self.parametric.run_promotion,
             RETRAIN: self.parametric.run_retraining,
             FUSE: self._fuser.run,
+            FUSE_ADAPTERS: self.parametric.run_fusion,
             SCRUB: lambda scope, payload, report: self.scrub(report).model_dump(mode="json"),
         }
         self._jobs: Queue = workers or Executor(self.database, moves)
@@ -451,11 +452,7 @@ class MemoryOS:
         else:
             task = PROMOTE
             scope, payload = self.activation.check_promotion(tenant, cube_ids, to, user_id, codec)
-        with self.database.write() as connection:
-            namespace = namespaces.open_for_write(connection, scope)
-            job_id = self._queued(connection, namespace, task, payload)
-        self._jobs.submit(scope, job_id)
-        return self.job(tenant, job_id)
+        return self._begun(scope, task, payload)
 
     def answered(self, request: Once) -> dict[str, Any] | None:
         """Return what the answer to a write can be made from that was carried out before, ``None`` if it was not."""
@@ -584,13 +581,25 @@ class MemoryOS:
         self._check_open()
         return self.parametric.import_(scope, path, name)
 
+    def fuse_adapters(self, tenant: str, cube_ids: object, *, user_id: str | None = None) -> Job:
+        """Queue a job that makes one adapter of several and serves it in their place, if it passes the gate.
+
+        Its facts are those of all of them. :meth:`rollback_adapter` of it serves them again.
+        """
+        self._check_open()
+        scope, payload = self.parametric.check_fusion(tenant, cube_ids, user_id)
+        return self._begun(scope, FUSE_ADAPTERS, payload)
+
     def remove_adapter(self, tenant: str, cube_id: str, *, user_id: str | None = None) -> DeletionReceipt:
         """Delete an adapter, a cartridge or the report of one that failed; the memories stay."""
         self.adapter(tenant, cube_id, user_id=user_id)
         return self.forget(tenant, cube_id, user_id=user_id)
 
     def rollback_adapter(self, tenant: str, cube_id: str, *, user_id: str | None = None) -> AdapterInfo:
-        """Publish the version before a published adapter again, or a superseded one itself; return it."""
+        """Publish the version before a published adapter again, or a superseded one itself; return it.
+
+        Before one that was fused were all that it was fused from.
+        """
         self._check_open()
         return self.parametric.rollback(self._home(tenant, cube_id, user_id), cube_id)
 
@@ -753,6 +762,14 @@ class MemoryOS:
         """Write the notes of a namespace that wait."""
         keeper = NoteKeeper(self.database, self._embedder, self._views, self._scribe, self._discard, self.relay.wake)
         return keeper.run(scope, payload, report)
+
+    def _begun(self, scope: Scope, task: str, payload: dict[str, Any]) -> Job:
+        """Queue a job and submit it."""
+        with self.database.write() as connection:
+            namespace = namespaces.open_for_write(connection, scope)
+            job_id = self._queued(connection, namespace, task, payload)
+        self._jobs.submit(scope, job_id)
+        return self.job(scope.tenant, job_id)
 
     def _queued(self, connection: Connection, namespace: Namespace, task: str, payload: dict[str, Any]) -> str:
         repository = JobRepository(connection, namespace.id)

@@ -62,6 +62,7 @@ class Wire:
             "adapter": self._adapter,
             "export_adapter": self._export_adapter,
             "import_adapter": self._import_adapter,
+            "fuse_adapters": self._fuse_adapters,
             "remove_adapter": self._remove_adapter,
             "rollback_adapter": self._rollback_adapter,
             "chat": self._chat,
@@ -235,6 +236,9 @@ class Wire:
     def _import_adapter(self, payload: Payload) -> Any:
         path = _folder(payload["path"])
         return self.engine.import_adapter(self._scope(payload), path, name=payload["name"]).model_dump()
+
+    def _fuse_adapters(self, payload: Payload) -> Any:
+        return self.engine.fuse_adapters(self._tenant, payload["ids"], user_id=payload["user_id"]).model_dump()
 
     def _remove_adapter(self, payload: Payload) -> Any:
         return self.engine.remove_adapter(self._tenant, payload["id"], user_id=payload["user_id"]).model_dump()

@@ -30,7 +30,7 @@ def plan(
     """Keep what is used a lot in KV files, and give up files that are worth less, by seconds saved per byte."""
     with session.engine() as engine, session.progress("moving") as progress:
         moves = engine.plan(session.scope, dry_run=dry_run)
-        _wait(engine, session, [move.job_id for move in moves if move.job_id], progress)
+        wait(engine, session, [move.job_id for move in moves if move.job_id], progress)
     session.show(moves, lambda: _listed(moves, "would be moved" if dry_run else "moved"))
 
 
@@ -42,7 +42,7 @@ def fuse(
     """Let memories that say nearly the same, or are used together, become one; `memos undo` takes it back."""
     with session.engine() as engine, session.progress("fusing") as progress:
         made = engine.fuse(session.scope, dry_run=dry_run)
-        _wait(engine, session, [move.job_id for move in made if move.job_id], progress)
+        wait(engine, session, [move.job_id for move in made if move.job_id], progress)
         if not dry_run:
             ids = {move.id for move in made}
             made = [move for move in engine.moves(session.scope) if move.id in ids]
@@ -69,7 +69,7 @@ def undo(
     """Take a move back: give up what was made, or make again what was given up."""
     with session.engine() as engine, session.progress("moving") as progress:
         made = engine.undo(session.scope, move_id)
-        _wait(engine, session, [move.job_id for move in made if move.job_id], progress)
+        wait(engine, session, [move.job_id for move in made if move.job_id], progress)
     session.show(made, lambda: _listed(made, "moved"))
 
 
@@ -79,7 +79,7 @@ def register(app: typer.Typer) -> None:
         command(app, whose=("user",))(each)
 
 
-def _wait(engine: MemoryOS, session: Session, job_ids: Sequence[str], progress: Progress) -> None:
+def wait(engine: MemoryOS, session: Session, job_ids: Sequence[str], progress: Progress) -> None:
     """Let the jobs end: they run in this process."""
     from memos.store.jobs import FINAL  # SQLAlchemy, which `memos --help` does without
 

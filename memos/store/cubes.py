@@ -280,7 +280,8 @@ class CubeRepository(ScopedRepository):
         made = self._select(parents, func.min(fused.c.created_at)).join_from(
             parents, fused, fused.c.id == parents.c.cube_id
         )
-        return made.where(parents.c.parent_id == cubes.c.id, fused.c.source == FUSION).scalar_subquery()
+        note = (fused.c.kind == Kind.PLAINTEXT.value, fused.c.source == FUSION)
+        return made.where(parents.c.parent_id == cubes.c.id, *note).scalar_subquery()
 
     def _with_content(self) -> Select[Any]:
         return self._select(cubes, *HEADER, *CONTENT).join_from(cubes, versions, _IS_CURRENT)

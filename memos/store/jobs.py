@@ -26,8 +26,8 @@ from memos.store.scoped import ScopedRepository
 PROMOTE = "promote"
 #: The task that writes the notes of a namespace that wait.
 NOTES = "notes"
-#: The task that writes one memory from several.
-FUSE = "fuse"
+#: The tasks that make one memory, and one adapter, of several.
+FUSE, FUSE_ADAPTERS = "fuse", "fuse_adapters"
 #: Notes come first: they take a moment, and what is stored is recalled better with them.
 PRIORITIES = {NOTES: 10}
 #: How often a job is run at most: after failures that may pass, and after deaths of the process that ran it.

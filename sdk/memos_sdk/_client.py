@@ -363,6 +363,13 @@ class Memory:
         """
         return self._call(operations.import_adapter(path, name, user_id))
 
+    def fuse_adapters(self, cube_ids: Sequence[str], *, user_id: str | None = None) -> Job:
+        """Make one adapter of several of a user, as a job, and serve it in their place if it passes the gate.
+
+        ``rollback_adapter`` of it serves them again.
+        """
+        return self._call(operations.fuse_adapters(cube_ids, user_id))
+
     def remove_adapter(self, cube_id: str, *, user_id: str | None = None) -> DeletionReceipt:
         """Delete an adapter; the memories it was made from stay."""
         return self._call(operations.remove_adapter(cube_id, user_id))
@@ -803,6 +810,13 @@ class AsyncMemory:
         Whatever this runtime would not apply exactly as PEFT does raises ``AdapterRefused``.
         """
         return await self._call(operations.import_adapter(path, name, user_id))
+
+    async def fuse_adapters(self, cube_ids: Sequence[str], *, user_id: str | None = None) -> Job:
+        """Make one adapter of several of a user, as a job, and serve it in their place if it passes the gate.
+
+        ``rollback_adapter`` of it serves them again.
+        """
+        return await self._call(operations.fuse_adapters(cube_ids, user_id))
 
     async def remove_adapter(self, cube_id: str, *, user_id: str | None = None) -> DeletionReceipt:
         """Delete an adapter; the memories it was made from stay."""

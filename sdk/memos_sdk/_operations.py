@@ -315,6 +315,12 @@ def import_adapter(path: str | Path, name: str | None, user_id: str | None) -> O
     return Operation("import_adapter", payload, AdapterInfo.model_validate)
 
 
+def fuse_adapters(cube_ids: Sequence[str], user_id: str | None) -> Operation[Job]:
+    """Return the call behind ``Memory.fuse_adapters``."""
+    ids = cube_ids if isinstance(cube_ids, str) else list(cube_ids)
+    return Operation("fuse_adapters", {"ids": ids, "user_id": user_id}, Job.model_validate)
+
+
 def remove_adapter(cube_id: str, user_id: str | None) -> Operation[DeletionReceipt]:
     """Return the call behind ``Memory.remove_adapter``."""
     return Operation("remove_adapter", {"id": cube_id, "user_id": user_id}, DeletionReceipt.model_validate)

@@ -199,6 +199,10 @@ def _adapter(payload: Payload) -> Request:
     return _read("GET", f"/v1/adapters/{_memory(payload)}", query=_user(payload))
 
 
+def _fuse_adapters(payload: Payload) -> Request:
+    return _write("POST", "/v1/adapters/fuse", payload)
+
+
 def _remove_adapter(payload: Payload) -> Request:
     return _write("DELETE", f"/v1/adapters/{_memory(payload)}", query=_user(payload))
 
@@ -308,6 +312,7 @@ _OPERATIONS: dict[str, Callable[[Payload], Request]] = {
     "adapter": _adapter,
     "export_adapter": _export_adapter,
     "import_adapter": _import_adapter,
+    "fuse_adapters": _fuse_adapters,
     "remove_adapter": _remove_adapter,
     "rollback_adapter": _rollback_adapter,
     "chat": lambda payload: chat_request(payload, stream=False),

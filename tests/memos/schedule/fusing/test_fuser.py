@@ -1,10 +1,10 @@
-"""Memories become one and several again: nothing is lost, nothing stays that was forgotten, nobody else's is touched."""
+"""Memories become one and several again: nothing is lost, nothing that was forgotten stays, users are kept apart."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -454,13 +454,10 @@ def test_many_at_once_fuse_each_cluster_once(engine: MemoryOS) -> None:
     assert len(engine.list(ANN)) == 2
 
 
-@pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def test_by_itself_where_plans_are_wanted(
+    data_folder: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("memos.engine.UPKEEP_S", 0.01)
-    yield
-
-
-def test_by_itself_where_plans_are_wanted(data_folder: Path, embedder: Embedder, hurried: None) -> None:
     with MemoryOS(Settings(home=data_folder, plan_hours=1e-6), embedder) as engine:
         store(engine, *TOLD)
         while not engine.moves(ANN):

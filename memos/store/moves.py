@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -11,7 +11,8 @@ from sqlalchemy import Connection, or_
 
 from memos.clock import now_us
 from memos.cube import RECALLABLE, Kind
-from memos.store.jobs import JobState
+from memos.store.derived import TRAININGS
+from memos.store.jobs import FUSE, PROMOTE, JobState
 from memos.store.schema import audit, cubes, jobs
 from memos.store.scoped import ScopedRepository
 
@@ -49,10 +50,11 @@ class MoveRepository(ScopedRepository):
         statement = self._select(cubes, cubes.c.id).where(cubes.c.kind != Kind.PLAINTEXT.value, held)
         return set(self.connection.scalars(statement))
 
-    def under_way(self, tasks: Collection[str]) -> set[str]:
-        """Return the memories that jobs of some tasks are about to make something of."""
+    def under_way(self) -> set[str]:
+        """Return the memories that are about to be in a KV file or an adapter, or in one memory with others."""
         waits = jobs.c.state.in_((JobState.QUEUED.value, JobState.RUNNING.value))
-        payloads = self.connection.scalars(self._select(jobs, jobs.c.payload).where(waits, jobs.c.task.in_(tasks)))
+        makes = jobs.c.task.in_((PROMOTE, FUSE, *TRAININGS))
+        payloads = self.connection.scalars(self._select(jobs, jobs.c.payload).where(waits, makes))
         return {cube_id for payload in payloads for cube_id in payload["ids"]}
 
 

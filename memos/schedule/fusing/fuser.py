@@ -34,9 +34,9 @@ from memos.store import namespaces
 from memos.store.cube_rows import Note
 from memos.store.cubes import CubeRepository
 from memos.store.database import Database
-from memos.store.derived import TRAININGS, Derived, Gone
+from memos.store.derived import Derived, Gone
 from memos.store.fusions import Fused, FusionRepository
-from memos.store.jobs import FUSE, PROMOTE, JobRepository
+from memos.store.jobs import FUSE, JobRepository
 from memos.store.links import LinkRepository, inherited
 from memos.store.mixture import note_text
 from memos.store.moves import MoveRepository
@@ -166,7 +166,7 @@ class Fuser:
             if namespace is None:
                 return []
             fusions = FusionRepository(connection, namespace.id)
-            busy = MoveRepository(connection, namespace.id).under_way((PROMOTE, FUSE, *TRAININGS))
+            busy = MoveRepository(connection, namespace.id).under_way()
             loose = fusions.loose(MOST_NOTES, waiting=self._settings.notes == OFF)
             ids = [cube_id for cube_id in loose if cube_id not in busy]
             found = self._candidates(connection, namespace, scope, ids, embedder)

@@ -197,7 +197,6 @@ def test_two_adapters_of_the_bundled_model(data_folder: Path, embedder: Embedder
         parts = [str(finished(engine, job.id).result["cube_id"]) for job in jobs]
         job = finished(engine, engine.fuse_adapters("default", parts).id)
         report = next(one for one in engine.adapters(SCOPE) if one.cube_id not in parts)
-        print(report.state, report.gate, report.provenance["tried"])
         assert report.gate is not None
         assert (report.state == "published") == report.gate["passed"] == (job.error is None)
         assert {states(engine)[part] for part in parts} == {"superseded" if job.error is None else "published"}

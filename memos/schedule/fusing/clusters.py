@@ -100,7 +100,7 @@ class _Finder:
         left = dict.fromkeys(range(len(self._group)))
         while left:
             seed = next(iter(left))
-            near = [one for one in left if one != seed and self._belong(seed, one)]
+            near = [one for one in self._near(seed) if one in left and one != seed and self._belong(seed, one)]
             places = self._grown(seed, sorted(near, key=lambda one: (-self._similar[seed, one], one)))
             for place in places:
                 del left[place]
@@ -124,6 +124,10 @@ class _Finder:
     def _cluster(self, places: Sequence[int]) -> Cluster:
         repeats = all(self._similar[places[0], one] >= REDUNDANT for one in places)
         return Cluster(tuple(sorted((self._group[one] for one in places), key=_in_time)), repeats)
+
+    def _near(self, seed: int) -> list[int]:
+        places: list[int] = np.flatnonzero(self._similar[seed] >= RELATED).tolist()
+        return places
 
     def _belong(self, seed: int, other: int) -> bool:
         """Whether two memories repeat each other, or are linked, both hot, and about the same."""

@@ -14,7 +14,7 @@ import pytest
 
 from memos.clock import DAY_US, now_us
 from memos.config import Settings
-from memos.cube import FUSION, Kind, MemCube, Scope, State
+from memos.cube import FUSION, Kind, LinkType, MemCube, Scope, State
 from memos.embedding.base import Embedder
 from memos.engine import MemoryOS
 from memos.errors import Conflict, LegalHold, ModelUnavailable, NotFound, QuotaReached
@@ -22,6 +22,7 @@ from memos.llm.completion import Completion, Messages, Spent
 from memos.schedule.moving.move import Move
 from memos.store.fusions import FusionRepository
 from memos.store.jobs import FINAL, FUSE
+from memos.store.links import LinkRepository, link_row
 
 ANN, BOB = Scope(user_id="ann"), Scope(user_id="bob")
 BOAT = "The old boat that lies all winter in the harbour of Tromsø is called Freya."
@@ -209,14 +210,19 @@ def test_hot_and_linked_ones_are_fused(data_folder: Path, embedder: Embedder) ->
         assert made.behaviour.heat >= 1
 
 
-def test_links_to_others_are_inherited(data_folder: Path, embedder: Embedder) -> None:
-    with MemoryOS(Settings(home=data_folder, notes="offline"), embedder) as engine:
-        told = store(engine, *TOLD[:2])
-        (other,) = store(engine, "Halvorsen and Freya are the talk of Tromsø this summer.")
-        settled(engine)
-        assert {link.target_id for link in engine.links("default", other.id)} & {cube.id for cube in told}
-        made = fuse_one(engine)
-        assert other.id in {link.target_id for link in engine.links("default", made)}
+def test_links_to_others_are_inherited(engine: MemoryOS) -> None:
+    (one, two), (other,) = store(engine, *TOLD[:2]), store(engine, GARDEN)
+    with engine.database.write() as connection:
+        rows = [
+            link_row((one.id, 1), (other.id, 1), LinkType.ENTITY, 0.7, "offline", 0),
+            link_row((other.id, 1), (two.id, 1), LinkType.CAUSAL, 0.6, "offline", 0),
+            link_row((one.id, 1), (two.id, 1), LinkType.SEMANTIC, 0.9, "offline", 0),
+        ]
+        LinkRepository(connection, 1).add(rows)
+    made = fuse_one(engine)
+    (link,) = engine.links("default", made)  # the stronger of two to the same memory
+    assert (link.target_id, link.type, link.score) == (other.id, "entity", 0.7)
+    assert len(engine.links("default", one.id)) == 2  # and they keep theirs
 
 
 # ------------------------------------------------------------ contradictions

@@ -103,7 +103,9 @@ class Settings(BaseSettings):
     quota_adapter_bytes: int = Field(0, ge=0, description="Most adapters of one user.")
     quota_jobs: int = Field(0, ge=0, description="Most jobs of one user that wait or run.")
     plan_hours: float = Field(
-        0.0, ge=0, description="Hours between two times that memories are moved as `memos plan` would; 0 for never."
+        0.0,
+        ge=0,
+        description="Hours between two times that memories are fused and moved as `memos plan` would; 0 for never.",
     )
     plan_adapters: bool = Field(
         False,

@@ -4,6 +4,7 @@ store   check -> embed -> write, one transaction -> the index follows
 recall  understand -> embed -> find -> rank -> fit the budget
 chat    recall -> find a KV file that covers it -> load -> prefill the rest -> decode
 promote bundle -> prefill -> encode -> file -> cube, or bundle -> train -> gate -> file -> cube
+fuse    cluster -> say it once -> one memory in the place of several, which are put away, one transaction
 forget  delete with all that was derived, one transaction -> files and the index follow -> scrub -> signed receipt
 """
 
@@ -59,6 +60,7 @@ from memos.runtime.host import ModelHost
 from memos.schedule.celery_queue import celery_queue
 from memos.schedule.executor import Executor
 from memos.schedule.expiry import Expired, expire
+from memos.schedule.fusing.fuser import Afterwards, Fuser
 from memos.schedule.heat import Cooling, HeatLog
 from memos.schedule.keeping import Keeping
 from memos.schedule.moving.move import Move
@@ -72,7 +74,7 @@ from memos.store import namespaces
 from memos.store.database import Database
 from memos.store.derived import RETRAIN, Gone
 from memos.store.holds import Hold, Retention
-from memos.store.jobs import DISTIL, NOTES, PROMOTE, Job, JobRepository, JobState
+from memos.store.jobs import DISTIL, FUSE, FUSE_ADAPTERS, NOTES, PROMOTE, Job, JobRepository, JobState
 from memos.store.location import database_url
 from memos.store.lock import DirectoryLock
 from memos.store.namespaces import Namespace
@@ -154,16 +156,22 @@ class MemoryOS:
         self._receipt_keys = ReceiptKeys(self.settings)
         self._forgetter = Forgetter(self.database, self.settings, self._receipt_keys, self._discard, self._notes.submit)
         self._keeping = Keeping(self.database)
+        after = Afterwards(
+            self._discard, lambda scope, job: self._jobs.submit(scope, job), self._notes.submit, self.relay.wake
+        )
+        self._fuser = Fuser(self.settings, self.database, self._embedder, self._scribe.model, after)
         moves: dict[str, Task] = {
             PROMOTE: self.activation.run_promotion,
             DISTIL: self.parametric.run_promotion,
             RETRAIN: self.parametric.run_retraining,
+            FUSE: self._fuser.run,
+            FUSE_ADAPTERS: self.parametric.run_fusion,
             SCRUB: lambda scope, payload, report: self.scrub(report).model_dump(mode="json"),
         }
         self._jobs: Queue = workers or Executor(self.database, moves)
         #: What jobs can be of, for workers.
         self.tasks = moves if self.settings.notes == OFF else moves | notes
-        hands = Hands(self.promote, self.demote, self.job)
+        hands = Hands(self.promote, self.demote, self._fuser.carry_out, self._fuser.split, self.job)
         tiers = (self.activation, self.parametric)
         self._mover = Mover(self.settings, self.database, self.models, tiers, hands)
         if self.index.local:
@@ -397,6 +405,11 @@ class MemoryOS:
             raise InvalidInput(f"after must be the id of a memory, not {after!r}")
         return self._reader.page(scope, after, check_count(limit, MAX_PAGE, "limit"))
 
+    def expand(self, tenant: str, cube_id: str, *, user_id: str | None = None) -> Sequence[MemCube]:
+        """Return the memories that a cube was fused or made from, or that a memory stands for, in their order."""
+        self._check_open()
+        return self._reader.expand(tenant, cube_id, user_id)
+
     def history(self, tenant: str, cube_id: str, *, user_id: str | None = None) -> Sequence[CubeVersion]:
         """Return every version of a memory, oldest first."""
         self._check_open()
@@ -440,11 +453,7 @@ class MemoryOS:
         else:
             task = PROMOTE
             scope, payload = self.activation.check_promotion(tenant, cube_ids, to, user_id, codec)
-        with self.database.write() as connection:
-            namespace = namespaces.open_for_write(connection, scope)
-            job_id = self._queued(connection, namespace, task, payload)
-        self._jobs.submit(scope, job_id)
-        return self.job(tenant, job_id)
+        return self._begun(scope, task, payload)
 
     def answered(self, request: Once) -> dict[str, Any] | None:
         """Return what the answer to a write can be made from that was carried out before, ``None`` if it was not."""
@@ -477,13 +486,26 @@ class MemoryOS:
         moves = self._mover.plan(scope)
         return moves if dry_run else self._mover.carry_out(scope, moves)
 
+    def fuse(self, scope: Scope, *, dry_run: bool = True) -> Sequence[Move]:
+        """Return which memories would become one now, and why; without ``dry_run``, queue a job for each such fusion.
+
+        A fusion is among :meth:`moves`, under the id that is returned, once its job has made it.
+        """
+        self._check_open()
+        self._heat.flush()
+        moves = self._fuser.plan(scope)
+        return moves if dry_run else self._fuser.carry_out(scope, moves)
+
     def moves(self, scope: Scope) -> Sequence[Move]:
-        """Return what was moved between tiers in a namespace, oldest first."""
+        """Return what was moved between tiers, fused or split in a namespace, oldest first."""
         self._check_open()
         return self._mover.moves(scope)
 
     def undo(self, scope: Scope, move_id: str) -> Sequence[Move]:
-        """Take a move back: give up what was made, or make again what was given up. Return the moves that do it."""
+        """Take a move back: give up what was made, or make again what was given up. Return the moves that do it.
+
+        What was fused says again for itself what it says.
+        """
         self._check_open()
         return self._mover.undo(scope, move_id)
 
@@ -560,13 +582,25 @@ class MemoryOS:
         self._check_open()
         return self.parametric.import_(scope, path, name)
 
+    def fuse_adapters(self, tenant: str, cube_ids: object, *, user_id: str | None = None) -> Job:
+        """Queue a job that makes one adapter of several and serves it in their place, if it passes the gate.
+
+        Its facts are those of all of them. :meth:`rollback_adapter` of it serves them again.
+        """
+        self._check_open()
+        scope, payload = self.parametric.check_fusion(tenant, cube_ids, user_id)
+        return self._begun(scope, FUSE_ADAPTERS, payload)
+
     def remove_adapter(self, tenant: str, cube_id: str, *, user_id: str | None = None) -> DeletionReceipt:
         """Delete an adapter, a cartridge or the report of one that failed; the memories stay."""
         self.adapter(tenant, cube_id, user_id=user_id)
         return self.forget(tenant, cube_id, user_id=user_id)
 
     def rollback_adapter(self, tenant: str, cube_id: str, *, user_id: str | None = None) -> AdapterInfo:
-        """Publish the version before a published adapter again, or a superseded one itself; return it."""
+        """Publish the version before a published adapter again, or a superseded one itself; return it.
+
+        Before one that was fused were all that it was fused from.
+        """
         self._check_open()
         return self.parametric.rollback(self._home(tenant, cube_id, user_id), cube_id)
 
@@ -687,11 +721,12 @@ class MemoryOS:
     # ------------------------------------------------------------ inside
 
     def _plan_all(self) -> None:
-        """Move what is worth moving of every user."""
+        """Fuse what belongs together of every user, and move what is worth moving."""
         with self.database.read() as connection:
             scopes = [Scope(tenant=one.tenant, user_id=one.user_id) for one in namespaces.every(connection)]
         for scope in scopes:
             self._ticker.go_on()
+            self.fuse(scope, dry_run=False)
             self.plan(scope, dry_run=False)
 
     def _scrubbed(self, *, absent_too: bool) -> Scrubbed:
@@ -728,6 +763,14 @@ class MemoryOS:
         """Write the notes of a namespace that wait."""
         keeper = NoteKeeper(self.database, self._embedder, self._views, self._scribe, self._discard, self.relay.wake)
         return keeper.run(scope, payload, report)
+
+    def _begun(self, scope: Scope, task: str, payload: dict[str, Any]) -> Job:
+        """Queue a job and submit it."""
+        with self.database.write() as connection:
+            namespace = namespaces.open_for_write(connection, scope)
+            job_id = self._queued(connection, namespace, task, payload)
+        self._jobs.submit(scope, job_id)
+        return self.job(scope.tenant, job_id)
 
     def _queued(self, connection: Connection, namespace: Namespace, task: str, payload: dict[str, Any]) -> str:
         repository = JobRepository(connection, namespace.id)

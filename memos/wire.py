@@ -36,6 +36,7 @@ class Wire:
             "list": self._list,
             "history": self._history,
             "links": self._links,
+            "expand": self._expand,
             "rollback": self._rollback,
             "refine": self._refine,
             "update": self._update,
@@ -51,6 +52,7 @@ class Wire:
             "demote": self._demote,
             "job": self._job,
             "plan": self._plan,
+            "fuse": self._fuse,
             "moves": self._moves,
             "undo": self._undo,
             "jobs": self._jobs,
@@ -60,6 +62,7 @@ class Wire:
             "adapter": self._adapter,
             "export_adapter": self._export_adapter,
             "import_adapter": self._import_adapter,
+            "fuse_adapters": self._fuse_adapters,
             "remove_adapter": self._remove_adapter,
             "rollback_adapter": self._rollback_adapter,
             "chat": self._chat,
@@ -145,6 +148,10 @@ class Wire:
         links = self.engine.links(self._tenant, payload["id"], user_id=payload["user_id"])
         return [link.model_dump() for link in links]
 
+    def _expand(self, payload: Payload) -> Any:
+        cubes = self.engine.expand(self._tenant, payload["id"], user_id=payload["user_id"])
+        return [cube.model_dump() for cube in cubes]
+
     def _rollback(self, payload: Payload) -> Any:
         return self.engine.rollback(
             self._tenant, payload["id"], payload["version"], user_id=payload["user_id"]
@@ -196,6 +203,10 @@ class Wire:
         moves = self.engine.plan(self._scope(payload), dry_run=payload["dry_run"])
         return [move.model_dump() for move in moves]
 
+    def _fuse(self, payload: Payload) -> Any:
+        moves = self.engine.fuse(self._scope(payload), dry_run=payload["dry_run"])
+        return [move.model_dump() for move in moves]
+
     def _moves(self, payload: Payload) -> Any:
         return [move.model_dump() for move in self.engine.moves(self._scope(payload))]
 
@@ -225,6 +236,9 @@ class Wire:
     def _import_adapter(self, payload: Payload) -> Any:
         path = _folder(payload["path"])
         return self.engine.import_adapter(self._scope(payload), path, name=payload["name"]).model_dump()
+
+    def _fuse_adapters(self, payload: Payload) -> Any:
+        return self.engine.fuse_adapters(self._tenant, payload["ids"], user_id=payload["user_id"]).model_dump()
 
     def _remove_adapter(self, payload: Payload) -> Any:
         return self.engine.remove_adapter(self._tenant, payload["id"], user_id=payload["user_id"]).model_dump()

@@ -151,6 +151,13 @@ class BundleBody(PromoteBody):
     ids: Ids
 
 
+class FuseAdaptersBody(Body):
+    """Adapters of one user that become one."""
+
+    ids: Ids
+    user_id: Name = None
+
+
 class WhichBody(Body):
     """Confines a call by id to one user."""
 

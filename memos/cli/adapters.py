@@ -1,4 +1,4 @@
-"""Commands of the parametric tier's registry: adapters ls, show, export, import, rm, rollback."""
+"""Commands of the parametric tier's registry: adapters ls, show, export, import, fuse, rm, rollback."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from rich.text import Text
 
 from memos.cli import output
 from memos.cli.command import command
+from memos.cli.failures import STORE
+from memos.cli.moves import wait
 from memos.cli.session import Session
 
 if TYPE_CHECKING:
@@ -57,6 +59,21 @@ def adapters_import(
     session.show(found, lambda: output.plain(f"imported {found.cube_id}: {_size(found)}"))
 
 
+def adapters_fuse(
+    session: Session, cube_ids: Annotated[list[str], typer.Argument(metavar="ID ID...", help="Adapters of one user.")]
+) -> None:
+    """Serve one adapter in the place of several, if it knows what they know; `rollback` serves them again."""
+    with session.engine() as engine, session.progress("fusing") as progress:
+        tenant = session.scope.tenant
+        job_id = engine.fuse_adapters(tenant, cube_ids, user_id=session.user).id
+        wait(engine, session, [job_id], progress)
+        job = engine.job(tenant, job_id)
+    told = {name: value for name, value in (job.result or {}).items() if isinstance(value, str | int | float)}
+    session.show(job, lambda: output.plain(f"not fused: {job.error}") if job.error else output.pairs(told))
+    if job.error:
+        raise typer.Exit(STORE)
+
+
 def adapters_remove(
     session: Session,
     cube_ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Adapters.")] = None,
@@ -85,6 +102,7 @@ def register(app: typer.Typer) -> None:
     command(adapters, name="show", whose=("user",))(adapters_show)
     command(adapters, name="export", whose=("user",))(adapters_export)
     command(adapters, name="import", whose=("user",))(adapters_import)
+    command(adapters, name="fuse", whose=("user",))(adapters_fuse)
     command(adapters, name="rm", whose=("user",))(adapters_remove)
     command(adapters, name="rollback", whose=("user",))(adapters_rollback)
     app.add_typer(adapters)

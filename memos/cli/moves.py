@@ -1,4 +1,4 @@
-"""Commands of the scheduler: plan, moves, undo."""
+"""Commands of the scheduler: plan, fuse, expand, moves, undo."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from memos.cli import output
 from memos.cli.command import command
+from memos.cli.keep import Identifier
 from memos.cli.session import Progress, Session
 
 if TYPE_CHECKING:
@@ -29,12 +30,34 @@ def plan(
     """Keep what is used a lot in KV files, and give up files that are worth less, by seconds saved per byte."""
     with session.engine() as engine, session.progress("moving") as progress:
         moves = engine.plan(session.scope, dry_run=dry_run)
-        _wait(engine, session, [move.job_id for move in moves if move.job_id], progress)
+        wait(engine, session, [move.job_id for move in moves if move.job_id], progress)
     session.show(moves, lambda: _listed(moves, "would be moved" if dry_run else "moved"))
 
 
+def fuse(
+    session: Session,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be fused, and why.")] = False,
+) -> None:
+    """Let memories that say nearly the same, or are used together, become one; `memos undo` takes it back."""
+    with session.engine() as engine, session.progress("fusing") as progress:
+        made = engine.fuse(session.scope, dry_run=dry_run)
+        wait(engine, session, [move.job_id for move in made if move.job_id], progress)
+        if not dry_run:
+            ids = {move.id for move in made}
+            made = [move for move in engine.moves(session.scope) if move.id in ids]
+    session.show(made, lambda: _listed(made, "would be fused" if dry_run else "fused"))
+
+
+def expand(session: Session, cube_id: Identifier) -> None:
+    """Show the memories that a memory was fused from, or that a cube was made from."""
+    with session.memory() as memory:
+        sources = memory.expand(cube_id, user_id=session.user)
+    session.show(sources, lambda: output.memories(sources))
+
+
 def moves(session: Session) -> None:
-    """List what was moved between tiers, and why."""
+    """List what was moved between tiers or fused, and why."""
     with session.engine() as engine:
         made = engine.moves(session.scope)
     session.show(made, lambda: _listed(made, "moved"))
@@ -46,17 +69,17 @@ def undo(
     """Take a move back: give up what was made, or make again what was given up."""
     with session.engine() as engine, session.progress("moving") as progress:
         made = engine.undo(session.scope, move_id)
-        _wait(engine, session, [move.job_id for move in made if move.job_id], progress)
+        wait(engine, session, [move.job_id for move in made if move.job_id], progress)
     session.show(made, lambda: _listed(made, "moved"))
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    for each in (plan, moves, undo):
+    for each in (plan, fuse, expand, moves, undo):
         command(app, whose=("user",))(each)
 
 
-def _wait(engine: MemoryOS, session: Session, job_ids: Sequence[str], progress: Progress) -> None:
+def wait(engine: MemoryOS, session: Session, job_ids: Sequence[str], progress: Progress) -> None:
     """Let the jobs end: they run in this process."""
     from memos.store.jobs import FINAL  # SQLAlchemy, which `memos --help` does without
 

@@ -88,6 +88,8 @@ def recalled(result: RecallResult, *, explain: bool) -> RenderableType:
 def _why(why: Mapping[str, Any]) -> str:
     parts = [f"{name} {value:.2f}" for name, value in why.get("parts", {}).items() if value]
     parts += [f"{link['type']} link from {link['from']}" for link in why.get("path", ())]
+    if why.get("fused"):
+        parts.append(f"fused from {len(why['fused'])}; memos expand shows them")
     if why.get("duplicates"):
         parts.append(f"{len(why['duplicates'])} more like it")
     return "\n".join(parts)

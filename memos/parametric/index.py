@@ -9,16 +9,17 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from memos.clock import now_us
-from memos.cube import Scope
-from memos.errors import Conflict, NotFound
+from memos.cube import Scope, check_name
+from memos.errors import Conflict, InvalidInput, NotFound
 from memos.store import namespaces
-from memos.store.adapters import AdapterRecord, AdapterRepository, AdapterState
+from memos.store.adapters import AdapterRecord, AdapterRepository, AdapterState, Payload
 from memos.store.cubes import CubeRepository
 from memos.store.database import Database
 from memos.store.derived import Derived, Gone
 from memos.store.exports import ExportRepository
 from memos.store.once import record
 from memos.store.records import Audit
+from memos.store.scoped import locate
 
 
 class AdapterIndex:
@@ -37,6 +38,27 @@ class AdapterIndex:
         """Return one. Raises :class:`NotFound`."""
         with self._database.read() as connection:
             return _one(_repository(connection, scope), cube_id)
+
+    def chosen(self, tenant: str, cube_ids: object, user_id: str | None) -> tuple[Scope, list[str]]:
+        """Return whose adapters are to be fused, each once. Raises :class:`InvalidInput` and :class:`NotFound`."""
+        check_name(user_id, "user_id")
+        if isinstance(cube_ids, str) or not isinstance(cube_ids, Sequence):
+            raise InvalidInput("fusing needs a list of the ids of adapters")
+        ids = list(dict.fromkeys(cube_ids))
+        if len(ids) < 2 or not all(isinstance(cube_id, str) for cube_id in ids):
+            raise InvalidInput("fusing needs the ids of two adapters at least")
+        with self._database.read() as connection:
+            owners = {locate(connection, tenant, cube_id, user_id) for cube_id in ids}
+            if len(owners) > 1:
+                raise InvalidInput("these adapters belong to different users")
+            (scope,) = owners
+            _siblings(_repository(connection, scope), ids)
+        return scope, ids
+
+    def siblings(self, scope: Scope, cube_ids: Sequence[str]) -> list[AdapterRecord]:
+        """Return adapters that can be fused. Raises what :meth:`chosen` does, and :class:`Conflict`."""
+        with self._database.read() as connection:
+            return _siblings(_repository(connection, scope), cube_ids)
 
     def published(
         self, scope: Scope, base: str, note_ids: Sequence[str] | None, *, at: int | None = None
@@ -97,7 +119,7 @@ class AdapterIndex:
                 ExportRepository(connection, namespace.id).cancel(export)
             raise
 
-    def earlier(self, scope: Scope, cube_id: str) -> AdapterRecord:
+    def earlier(self, scope: Scope, cube_id: str) -> Sequence[AdapterRecord]:
         """Return what a rollback would publish. Raises :class:`NotFound` and :class:`Conflict`."""
         with self._database.read() as connection:
             return _earlier(_repository(connection, scope), cube_id)
@@ -107,11 +129,10 @@ class AdapterIndex:
         with self._database.write() as connection:
             namespace = namespaces.open_for_write(connection, scope)
             repository = AdapterRepository(connection, namespace.id)
-            earlier = _earlier(repository, cube_id)
-            repository.reinstate(earlier, namespace.revision, now_us())
-            Audit(connection, namespace.id).add("rollback", earlier.cube_id)
-            record(connection, namespace.id, adapter_id=earlier.cube_id)
-            return _one(repository, earlier.cube_id)
+            published = _go_back(repository, cube_id, namespace.revision)
+            Audit(connection, namespace.id).add("rollback", published)
+            record(connection, namespace.id, adapter_id=published)
+            return _one(repository, published)
 
     def withdraw(self, scope: Scope, cube_id: str) -> Gone:
         """Delete a version, and publish again what it had taken the place of; return what has to follow."""
@@ -119,7 +140,7 @@ class AdapterIndex:
             namespace = namespaces.open_for_write(connection, scope)
             repository = AdapterRepository(connection, namespace.id)
             with suppress(Conflict, NotFound):  # it was the first or rejected, or it is forgotten already
-                repository.reinstate(_earlier(repository, cube_id), namespace.revision, now_us())
+                _go_back(repository, cube_id, namespace.revision)
             Audit(connection, namespace.id).add("withdraw", cube_id)
             return Derived(connection, namespace.id).remove([cube_id])
 
@@ -136,12 +157,37 @@ def _one(repository: AdapterRepository | None, cube_id: str) -> AdapterRecord:
     return record
 
 
-def _earlier(repository: AdapterRepository | None, cube_id: str) -> AdapterRecord:
-    """Return the version before a published one, or a superseded one itself."""
+def _siblings(repository: AdapterRepository | None, cube_ids: Sequence[str]) -> list[AdapterRecord]:
+    found = [_one(repository, cube_id) for cube_id in cube_ids]
+    for one in found:
+        if one.payload is not Payload.LORA or not one.sources:
+            raise InvalidInput(f"{one.cube_id!r} is no adapter of memories: only those that were trained are fused")
+        if one.state is not AdapterState.PUBLISHED:
+            raise Conflict(f"adapter {one.cube_id!r} is {one.state}; only what is served is fused")
+    if len({one.base for one in found}) > 1:
+        raise InvalidInput("these adapters were trained for different models")
+    return found
+
+
+def _go_back(repository: AdapterRepository, cube_id: str, revision: int) -> str:
+    """Publish what :func:`_earlier` finds; return the first of it."""
+    at, earlier = now_us(), _earlier(repository, cube_id)
+    if cube_id not in [one.cube_id for one in earlier]:
+        repository.take_apart(_one(repository, cube_id), revision, at)
+    for one in earlier:
+        repository.reinstate(one, revision, at)
+    return earlier[0].cube_id
+
+
+def _earlier(repository: AdapterRepository | None, cube_id: str) -> list[AdapterRecord]:
+    """Return the version before a published one, what a fused one was made of, or a superseded one itself."""
     record = _one(repository, cube_id)
     if record.state is AdapterState.SUPERSEDED:
-        return record
+        return [record]
     assert repository is not None  # something was found in it
+    parts = [part for part in map(repository.get, record.parts) if part is not None]
+    if record.state is AdapterState.PUBLISHED and parts:
+        return parts
     before = [
         one
         for one in repository.versions(record.series)
@@ -149,4 +195,4 @@ def _earlier(repository: AdapterRepository | None, cube_id: str) -> AdapterRecor
     ]
     if record.state is AdapterState.REJECTED or not before:
         raise Conflict(f"there is no version before {cube_id!r} to go back to")
-    return before[-1]
+    return before[-1:]

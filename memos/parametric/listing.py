@@ -14,9 +14,9 @@ class AdapterInfo(Frozen):
     """An adapter or cartridge of a namespace.
 
     ``payload`` is ``lora`` or ``cartridge``. ``state`` is ``published`` (served), ``superseded`` (an earlier
-    ``version``, which a rollback brings back) or ``rejected`` (it failed its gate, whose report is all there is).
-    ``rank`` is the largest of an adapter, ``tokens`` the length of a cartridge. An imported one has no ``parents`` and
-    no ``gate``.
+    ``version``, or fused with others since, which a rollback brings back) or ``rejected`` (it failed its gate, whose
+    report is all there is). ``rank`` is the largest of an adapter, ``tokens`` the length of a cartridge. An imported
+    one has no ``parents`` and no ``gate``.
     """
 
     cube_id: str

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from memos.parametric.checks import Trained
     from memos.parametric.promotion import ParametricPromotion
     from memos.parametric.registry import Registry
+    from memos.parametric.siblings import AdapterFusion
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,24 @@ class ParametricTier:
                     raise
         return {"cube_id": None, "made": False}
 
+    # ------------------------------------------------------------ fusion
+
+    def check_fusion(self, tenant: str, cube_ids: object, user_id: str | None) -> tuple[Scope, dict[str, Any]]:
+        """Return whose adapters are to be fused and the payload of the job, or refuse before any work.
+
+        Raises :class:`InvalidInput` for what is no list of several adapters, trained here, of one user, for one model.
+        """
+        scope, ids = self._index.chosen(tenant, cube_ids, user_id)
+        return scope, {"ids": ids}
+
+    def siblings(self, scope: Scope, cube_ids: Sequence[str]) -> Sequence[AdapterRecord]:
+        """Return adapters that can be fused. Raises what :meth:`check_fusion` does, and :class:`Conflict`."""
+        return self._index.siblings(scope, cube_ids)
+
+    def run_fusion(self, scope: Scope, payload: Mapping[str, Any], report: Report) -> dict[str, Any]:
+        """The task ``fuse_adapters``."""
+        return self._fusion.run(scope, payload["ids"], report)
+
     # ------------------------------------------------------------ publication
 
     def publish(
@@ -132,10 +151,12 @@ class ParametricTier:
     def rollback(self, scope: Scope, cube_id: str) -> AdapterInfo:
         """Publish an earlier version again: the one before ``cube_id`` if that is published, else ``cube_id`` itself.
 
+        Before a fused adapter were all that it was fused from; the first of these is returned.
         Raises :class:`NotFound`, :class:`Conflict` if there is none, and :class:`AdapterRefused` if its file cannot be
         used.
         """
-        self._registry.read(scope, self._index.earlier(scope, cube_id))
+        for record in self._index.earlier(scope, cube_id):
+            self._registry.read(scope, record)
         return AdapterInfo.of(self._index.roll_back(scope, cube_id))
 
     # ------------------------------------------------------------ serving
@@ -253,6 +274,12 @@ class ParametricTier:
         from memos.parametric.promotion import ParametricPromotion
 
         return ParametricPromotion(self._settings, self._database, self._models, self)
+
+    @cached_property
+    def _fusion(self) -> AdapterFusion:
+        from memos.parametric.siblings import AdapterFusion
+
+        return AdapterFusion(self._settings, self._database, self._models, self)
 
 
 def _checked(options: object) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
@@ -12,6 +11,7 @@ from memos.config import OFF, Settings
 from memos.cube import Scope
 from memos.errors import NotFound
 from memos.ids import new_id
+from memos.plaintext.erasing import Erased, erase, settle_count
 from memos.plaintext.writer import Discard, Submit
 from memos.receipts.keys import ReceiptKeys
 from memos.receipts.receipt import DeletionReceipt
@@ -19,30 +19,13 @@ from memos.store import namespaces, once
 from memos.store.cubes import CubeRepository
 from memos.store.database import Database
 from memos.store.derived import Derived, Gone
-from memos.store.exports import ExportRecord, ExportRepository
+from memos.store.exports import ExportRepository
 from memos.store.holds import HoldRepository, RetentionRepository
-from memos.store.jobs import NOTES, JobRepository
+from memos.store.jobs import JobRepository
 from memos.store.kin import KinRepository
 from memos.store.namespaces import Namespace
-from memos.store.notes import NoteRepository
-from memos.store.records import OUTBOX_KEEP, Audit, Idempotency, Outbox
+from memos.store.records import Audit, Idempotency, Outbox
 from memos.store.traces import TraceRepository
-
-
-@dataclass(frozen=True, slots=True)
-class Erased:
-    """What a transaction deleted.
-
-    ``job`` writes notes anew that had help from it; ``under_way`` says that a job runs which may have read it.
-    """
-
-    ids: tuple[str, ...]
-    gone: Gone
-    removed: dict[str, int]
-    digests: frozenset[str] = frozenset()
-    exports: tuple[ExportRecord, ...] = ()
-    job: str | None = None
-    under_way: bool = False
 
 
 class Forgetter:
@@ -114,22 +97,7 @@ class Forgetter:
     # ------------------------------------------------------------ inside
 
     def _erase(self, connection: Connection, namespace: Namespace, ids: Sequence[str]) -> Erased:
-        """Delete memories, and every trace of them in what stays."""
-        HoldRepository(connection, namespace.id).check(ids)
-        traces, at = TraceRepository(connection, namespace.id), now_us()
-        digests, exports = traces.digests(ids), ExportRepository(connection, namespace.id).holding(traces.stored(ids))
-        back = KinRepository(connection, namespace.id).revive(ids, namespace.revision, at)
-        derived = Derived(connection, namespace.id)
-        affected = NoteRepository(connection, namespace.id).unlearn(ids, namespace.revision, at)
-        gone = derived.invalidate(ids) + derived.invalidate(affected, changed=True)
-        removed = CubeRepository(connection, namespace.id).delete(ids)
-        removed["notes"] = len(affected)
-        removed["jobs"], under_way = JobRepository(connection, namespace.id).forget([*ids, *gone.cube_ids])
-        removed["requests"] = Idempotency(connection, namespace.id).bury(ids)
-        Outbox(connection, namespace.id).add(namespace.revision, ids)
-        self._count(connection, namespace, removed)
-        job = self._note_job(connection, namespace) if affected or back else None
-        return Erased(tuple(ids), gone, removed, frozenset(digests), tuple(exports), job, under_way)
+        return erase(connection, namespace, ids, notes=self._settings.notes != OFF)
 
     def _clear(self, connection: Connection, namespace: Namespace, ids: Sequence[str]) -> Erased:
         """Delete everything that a namespace has."""
@@ -143,7 +111,7 @@ class Forgetter:
         removed["jobs"] = jobs.clear()
         removed["requests"] = Idempotency(connection, namespace.id).clear()
         Outbox(connection, namespace.id).add(namespace.revision, [], clear=True)
-        self._count(connection, namespace, removed)
+        settle_count(connection, namespace, removed["cubes"])
         return Erased(tuple(ids), gone, removed, frozenset(digests), tuple(exports), under_way=under_way)
 
     def _derived(self, connection: Connection, namespace: Namespace, gone: Gone) -> Erased:
@@ -151,15 +119,8 @@ class Forgetter:
         removed = CubeRepository(connection, namespace.id).delete([])
         removed["jobs"], _ = JobRepository(connection, namespace.id).forget(gone.cube_ids)
         Outbox(connection, namespace.id).add(namespace.revision, gone.cube_ids)
-        self._count(connection, namespace, removed)
+        settle_count(connection, namespace, removed["cubes"])
         return Erased((), gone, removed)
-
-    def _count(self, connection: Connection, namespace: Namespace, removed: dict[str, int]) -> None:
-        namespaces.count_memories(connection, namespace.id, -removed["cubes"])
-        _trim(connection, namespace)
-
-    def _note_job(self, connection: Connection, namespace: Namespace) -> str | None:
-        return None if self._settings.notes == OFF else JobRepository(connection, namespace.id).ensure(NOTES)
 
     def _receipt(
         self,
@@ -192,13 +153,3 @@ class Forgetter:
         if erased.job is not None:
             self._submit(Scope(tenant=scope.tenant, user_id=scope.user_id), erased.job)
         return (*self._discard(scope, erased.gone), *(["jobs"] if erased.under_way else ()))
-
-
-def _trim(connection: Connection, namespace: Namespace) -> None:
-    """Drop deletion records that every index has followed and no recent view still needs."""
-    until = namespace.revision - OUTBOX_KEEP
-    if namespace.collection is not None:
-        until = min(until, namespace.indexed_revision)
-    if until > namespace.floor_revision:
-        Outbox(connection, namespace.id).trim(until)
-        namespaces.raise_floor(connection, namespace.id, until)

@@ -39,6 +39,7 @@ from memos.store.cubes import CubeRepository
 from memos.store.database import Database
 from memos.store.derived import Derived
 from memos.store.embedder_table import EmbedderRow
+from memos.store.fusions import FusionRepository
 from memos.store.links import LinkRepository
 from memos.store.namespaces import Namespace
 from memos.store.notes import NoteRepository
@@ -100,6 +101,14 @@ class NoteReader:
             cube = note or Derived(connection, repository.namespace_id).cube(cube_id, scope)
         assert cube is not None  # located in this snapshot
         return cube
+
+    def expand(self, tenant: str, cube_id: str, user_id: str | None) -> list[MemCube]:
+        """Return the memories that a cube was made from, or that it stands for, in their order."""
+        with self._database.read() as connection:
+            scope, repository = _locate(connection, tenant, cube_id, user_id)
+            ids = FusionRepository(connection, repository.namespace_id).sources(cube_id)
+            found = repository.get(ids, scope)
+        return [found[source] for source in ids if source in found]
 
     def page(self, scope: Scope, after: str | None, limit: int) -> list[MemCube]:
         """Return up to ``limit`` memories in the order they were stored, beginning after id ``after``."""
@@ -228,6 +237,8 @@ def _answer(opened: _Opened, followed: Followed, request: RecallRequest, embedde
     chosen = _hits(opened, head(ranking, wanted), followed, request)
     if len(chosen) < request.top_k and wanted < len(ranking.rows):
         chosen = _hits(opened, ranking, followed, request)  # so many duplicates that they left a gap
+    if request.explain:
+        chosen = _with_fusions(opened, chosen)
     return RecallResult(hits=chosen, context=context(chosen, request.max_tokens, embedder.count_tokens))
 
 
@@ -236,6 +247,15 @@ def _hits(opened: _Opened, ranking: Ranking, followed: Followed, request: Recall
     repository = CubeRepository(opened.connection, opened.namespace.id)
     ids = [view.cube_ids[row] for row in ranking.rows.tolist()]
     return hits(view, found(view, ranking, repository.content(ids)), followed, request)
+
+
+def _with_fusions(opened: _Opened, chosen: Sequence[Hit]) -> tuple[Hit, ...]:
+    """Return hits that say which memories they were fused from, where they were."""
+    fused = FusionRepository(opened.connection, opened.namespace.id).of([hit.id for hit in chosen])
+    return tuple(
+        hit.model_copy(update={"why": {**(hit.why or {}), "fused": fused[hit.id]}}) if hit.id in fused else hit
+        for hit in chosen
+    )
 
 
 def _with_sources(repository: CubeRepository, notes: Iterable[MemCube]) -> list[MemCube]:

@@ -41,7 +41,7 @@ class Hit(Frozen):
     """One recalled memory.
 
     ``why``, under ``explain``, holds the ``parts`` of the score, collapsed ``duplicates``, the ``path`` of links that
-    raised it, and ``valid_to`` where it no longer holds.
+    raised it, ``valid_to`` where it no longer holds, and the ids of what it was ``fused`` from.
     """
 
     id: str
@@ -78,7 +78,8 @@ class Found:
 def visible(view: NamespaceView, request: RecallRequest, condition: Condition | None, now: int) -> NDArray[np.bool_]:
     """Return which rows recall may return, bool ``[rows]``.
 
-    Without ``as_of``: newest versions that have not expired. With it: the versions that held at that time.
+    Without ``as_of``: newest versions that have not expired. With it: the versions that held at that time, of what was
+    fused since those of its sources.
     """
     if request.as_of is None:
         allowed = view.derived("recallable", lambda: view.current & view.recallable)
@@ -86,7 +87,8 @@ def visible(view: NamespaceView, request: RecallRequest, condition: Condition | 
             allowed = allowed & (view.expires_at > now)
     else:
         at = to_us(request.as_of)
-        allowed = view.recallable & (view.valid_from <= at) & (at < view.valid_to) & (view.expires_at > at)
+        shown = view.recallable | (at < view.fused_at)
+        allowed = shown & (view.valid_from <= at) & (at < view.valid_to) & (view.expires_at > at)
     return allowed if condition is None else allowed & condition.mask(view.columns)
 
 

@@ -13,19 +13,21 @@ from sqlalchemy import Connection
 
 from memos.clock import HOUR_US, now_us, to_us
 from memos.config import OFF, Settings
-from memos.cube import RECALLABLE, MemCube, NewMemory, Scope, State, move
+from memos.cube import FUSION, RECALLABLE, MemCube, NewMemory, Scope, State, move
 from memos.embedding.base import Embedder
 from memos.embedding.reindex import BATCH, Progress
 from memos.embedding.serving import ServingEmbedder, register
-from memos.errors import InvalidInput, NotFound, VersionConflict
+from memos.errors import Conflict, InvalidInput, NotFound, VersionConflict
 from memos.ids import new_id
 from memos.plaintext.analysis import terms
+from memos.plaintext.erasing import dissolve
 from memos.plaintext.intake import check_metadata, check_text, speaker_of
 from memos.store import namespaces, once
 from memos.store.cube_rows import Note, cube_from_note
 from memos.store.cubes import CubeRepository
 from memos.store.database import Database
 from memos.store.derived import Derived, Gone
+from memos.store.fusions import FusionRepository
 from memos.store.jobs import NOTES, JobRepository
 from memos.store.namespaces import Namespace
 from memos.store.notes import NoteRepository
@@ -42,7 +44,8 @@ Discard = Callable[[Scope, Gone], tuple[str, ...]]
 class NoteWriter:
     """Store, update and move plaintext memories.
 
-    What was derived from a note dies in the transaction that changes it; ``discard`` then does the rest.
+    What was derived from a note, or fused from it, dies in the transaction that changes it; ``discard`` then does the
+    rest.
     Notes are written later: a job that is queued with the memory and handed to ``submit`` sees to it.
     """
 
@@ -130,9 +133,11 @@ class NoteWriter:
             row = register(connection, embedder)
             namespace = namespaces.open_for_write(connection, scope)
             repository = CubeRepository(connection, namespace.id)
+            freed = dissolve(connection, namespace, cube_id, notes=self._takes_notes)
             present = _one(repository, cube_id, scope)
             # Text or metadata not given were taken from `before`: another writer must not have changed them since.
             _check_version(present, before.version)
+            _check_own(connection, namespace, present)
             self._check_characters(repository, len(note.memory.text) - len(present.text or ""))
             note = replace(note, valid_from=note.created_at)  # an update holds from now on, whenever it first happened
             repository.add_version(present, note, namespace.revision, row.id, "update")
@@ -141,8 +146,8 @@ class NoteWriter:
             updated = _one(repository, cube_id, scope)
             once.record(connection, namespace.id, cube_id=cube_id)
             job = self._note_job(connection, namespace, wanted=present.provenance.infer)
-        self._discard(scope, gone)
-        self._begin(scope, job)
+        self._discard(scope, freed.gone + gone)
+        self._begin(scope, job or freed.job)
         return updated
 
     def roll_back(self, scope: Scope, cube_id: str, version: int) -> MemCube:
@@ -150,6 +155,7 @@ class NoteWriter:
         with self._database.write() as connection:
             namespace = namespaces.open_for_write(connection, scope)
             repository, notes = CubeRepository(connection, namespace.id), NoteRepository(connection, namespace.id)
+            freed = dissolve(connection, namespace, cube_id, notes=self._takes_notes)
             present = _one(repository, cube_id, scope)
             earlier = notes.version(cube_id, version)
             if earlier is None or version == present.version:
@@ -161,7 +167,8 @@ class NoteWriter:
             gone = Derived(connection, namespace.id).invalidate([cube_id], changed=True) if changed else Gone()
             Audit(connection, namespace.id).add("rollback", cube_id, version=after.version, to=version)
             once.record(connection, namespace.id, cube_id=cube_id)
-        self._discard(scope, gone)
+        self._discard(scope, freed.gone + gone)
+        self._begin(scope, freed.job)
         return after
 
     def refine(self, scope: Scope, cube_ids: Sequence[str] | None) -> str:
@@ -182,23 +189,32 @@ class NoteWriter:
         with self._database.write() as connection:
             namespace = namespaces.open_for_write(connection, scope)
             repository = CubeRepository(connection, namespace.id)
+            hides = target not in RECALLABLE | {State.ARCHIVED}
+            freed = dissolve(connection, namespace, cube_id, notes=self._takes_notes) if hides else None
             cube = _one(repository, cube_id, scope)
             repository.set_state(cube_id, move(cube.state, target), namespace.revision, now_us())
             derived = Derived(connection, namespace.id)
             gone = Gone() if target in RECALLABLE else derived.invalidate([cube_id])
             Audit(connection, namespace.id).add("move", cube_id, source=cube.state, target=target)
             moved = _one(repository, cube_id, scope)
+        if freed is not None:  # what must not be recalled must not be so in other words
+            gone += freed.gone
+            self._begin(scope, freed.job)
         self._discard(scope, gone)
         return moved
 
     # ------------------------------------------------------------ inside
+
+    @property
+    def _takes_notes(self) -> bool:
+        return self._settings.notes != OFF
 
     def _check_characters(self, repository: CubeRepository, more: int) -> None:
         if self._settings.quota_characters and more > 0:
             check_characters(self._settings, repository.characters(), more)
 
     def _note_job(self, connection: Connection, namespace: Namespace, *, wanted: bool) -> str | None:
-        if not wanted or self._settings.notes == OFF:
+        if not wanted or not self._takes_notes:
             return None
         return JobRepository(connection, namespace.id).ensure(NOTES)
 
@@ -270,6 +286,12 @@ def _one(repository: CubeRepository, cube_id: str, scope: Scope) -> MemCube:
     if cube is None:
         raise NotFound(f"no memory {cube_id!r} here; it may have been forgotten")
     return cube
+
+
+def _check_own(connection: Connection, namespace: Namespace, cube: MemCube) -> None:
+    """Raise :class:`Conflict` for what was fused: what is said there is said by its sources."""
+    if cube.provenance.source == FUSION and FusionRepository(connection, namespace.id).of([cube.id]):
+        raise Conflict(f"memory {cube.id!r} was fused from others: change one of these, or take the fusion back first")
 
 
 def _reread(connection: Connection, namespace: Namespace, scope: Scope, ids: Sequence[str]) -> list[MemCube]:

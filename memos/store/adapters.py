@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Row, Select, func
+from sqlalchemy import Row, Select, func, or_
 
 from memos.cube import Kind, MemCube, Scope, State
 from memos.store.lineage import DerivedHeader, LineageRepository, Source
@@ -68,8 +68,13 @@ class AdapterRecord:
 
     @property
     def source(self) -> str:
-        """How it came about: ``promote`` or ``import``."""
+        """How it came about: ``promote``, ``import`` or ``fusion``."""
         return str(self.provenance.get("source", "promote"))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The adapters it was fused from, which are not served while it is."""
+        return tuple(self.provenance.get("fused", ()))
 
     @property
     def series(self) -> str:
@@ -85,19 +90,26 @@ class AdapterRepository(LineageRepository):
     # ------------------------------------------------------------ writing
 
     def insert(self, record: AdapterRecord, revision: int) -> AdapterRecord:
-        """Write a cube as the newest version of its series; a published one takes the place of the one before it."""
+        """Write a cube as the newest version of its series.
+
+        A published one takes the place of the one before it, and of what it was fused from.
+        """
         newest = self._select(adapters, func.max(adapters.c.version)).where(adapters.c.series == record.series)
         record = replace(record, version=(self.connection.scalar(newest) or 0) + 1)
         if record.state is AdapterState.PUBLISHED:
-            self._supersede(record.series, revision, record.created_at)
+            self._supersede(record, revision, record.created_at)
         self._insert_cube(_header(record), revision)
         self._insert(adapters, [_row(record)])
         return record
 
     def reinstate(self, record: AdapterRecord, revision: int, at: int) -> None:
         """Publish a version that was superseded, in the place of the one that is published now."""
-        self._supersede(record.series, revision, at)
+        self._supersede(record, revision, at)
         self._set_state([record.cube_id], AdapterState.PUBLISHED, revision, at)
+
+    def take_apart(self, record: AdapterRecord, revision: int, at: int) -> None:
+        """Serve a fused adapter no more; what it was fused from can be reinstated."""
+        self._set_state([record.cube_id], AdapterState.SUPERSEDED, revision, at)
 
     def remove(self, cube_ids: Sequence[str]) -> list[AdapterRecord]:
         """Delete parametric cubes with their lineage; return them, whose files must follow."""
@@ -167,9 +179,9 @@ class AdapterRepository(LineageRepository):
 
     # ------------------------------------------------------------ inside
 
-    def _supersede(self, series: str, revision: int, at: int) -> None:
-        known = self._select(adapters, adapters.c.cube_id)
-        present = known.where(adapters.c.series == series, adapters.c.state == AdapterState.PUBLISHED.value)
+    def _supersede(self, record: AdapterRecord, revision: int, at: int) -> None:
+        known = self._select(adapters, adapters.c.cube_id).where(adapters.c.state == AdapterState.PUBLISHED.value)
+        present = known.where(or_(adapters.c.series == record.series, adapters.c.cube_id.in_(record.parts)))
         if published := self.connection.scalars(present).all():
             self._set_state(published, AdapterState.SUPERSEDED, revision, at)
 

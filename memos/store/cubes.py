@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, func, or_
+from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, and_, bindparam, case, func, or_
 
 from memos.cube import (
+    FUSION,
     CubeVersion,
     Kind,
     MemCube,
@@ -170,6 +171,7 @@ class CubeRepository(ScopedRepository):
         """Yield one row per version of every cube changed after revision ``since``, in order of creation.
 
         This is what recall views are built from. ``vector`` is ``None`` where this embedder has not made one yet.
+        ``fused_at`` is when a memory that was put away was fused with others.
         """
         columns = (
             versions.c.cube_id,
@@ -189,6 +191,7 @@ class CubeRepository(ScopedRepository):
             cubes.c.author,
             versions.c.text.like("%?").label("asks"),
             (cubes.c.infer & cubes.c.scribe.is_(None)).label("waiting"),
+            case((cubes.c.state == State.ARCHIVED.value, self._fused_at()), else_=None).label("fused_at"),
             vectors.c.vector,
             vectors.c.enriched,
         )
@@ -271,6 +274,14 @@ class CubeRepository(ScopedRepository):
         """Whether a memory was put away because another one stands for it."""
         standing = self._select(parents, parents.c.cube_id).where(parents.c.parent_id == cubes.c.id)
         return and_(cubes.c.state == State.ARCHIVED.value, standing.exists())
+
+    def _fused_at(self) -> ScalarSelect[Any]:
+        fused = cubes.alias("fused")
+        made = self._select(parents, func.min(fused.c.created_at)).join_from(
+            parents, fused, fused.c.id == parents.c.cube_id
+        )
+        note = (fused.c.kind == Kind.PLAINTEXT.value, fused.c.source == FUSION)
+        return made.where(parents.c.parent_id == cubes.c.id, *note).scalar_subquery()
 
     def _with_content(self) -> Select[Any]:
         return self._select(cubes, *HEADER, *CONTENT).join_from(cubes, versions, _IS_CURRENT)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from memos.clock import now_us
 from memos.cube import Kind, MemCube, Scope
+from memos.store import namespaces
 from memos.store.activations import ActivationRepository
 from memos.store.adapters import AdapterRecord, AdapterRepository, AdapterState
 from memos.store.jobs import DISTIL, JobRepository
@@ -86,18 +88,31 @@ class Derived:
         It is trained again without these notes or, where they are only ``changed``, with what they say now.
         """
         activations, adapters = self._activations.invalidate(note_ids), self._adapters.invalidate(note_ids)
+        self._reinstate_parts(adapters)
         jobs = self._retrain(adapters, frozenset() if changed else frozenset(note_ids))
         return _gone(activations, adapters, jobs)
 
+    def _reinstate_parts(self, gone: Sequence[AdapterRecord]) -> None:
+        """Serve again what is left of the adapters that a fused one, which is gone, stood for."""
+        revision = namespaces.read(self._adapters.connection, self._adapters.namespace_id).revision
+        for part in {part for record in gone if _serves(record) for part in record.parts}:
+            if (left := self._adapters.get(part)) is not None:
+                self._adapters.reinstate(left, revision, now_us())
+
     def _retrain(self, adapters: Sequence[AdapterRecord], without: Collection[str]) -> list[str]:
         jobs = []
+        served = {part for record in adapters if _serves(record) for part in record.parts}
         for record in adapters:
             left = [cube_id for cube_id, _ in record.sources if cube_id not in without]
-            if left and record.state is AdapterState.PUBLISHED:
+            if left and (record.cube_id in served or (_serves(record) and not record.parts)):
                 options = record.provenance.get("options", {})
                 payload = {**options, "ids": left, "to": Kind.PARAMETRIC.value, "name": record.name}
                 jobs.append(self._jobs.add(RETRAIN, payload))
         return jobs
+
+
+def _serves(record: AdapterRecord) -> bool:
+    return record.state is AdapterState.PUBLISHED
 
 
 def _gone(activations: Mapping[str, str], adapters: Sequence[AdapterRecord], jobs: Sequence[str] = ()) -> Gone:

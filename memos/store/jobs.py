@@ -28,6 +28,8 @@ PROMOTE = "promote"
 DISTIL = "distil"
 #: The task that writes the notes of a namespace that wait.
 NOTES = "notes"
+#: The tasks that make one memory, and one adapter, of several.
+FUSE, FUSE_ADAPTERS = "fuse", "fuse_adapters"
 #: Notes come first: they take a moment, and what is stored is recalled better with them.
 PRIORITIES = {NOTES: 10}
 #: How often a job is run at most: after failures that may pass, and after deaths of the process that ran it.

@@ -37,13 +37,14 @@ class KinRepository(ScopedRepository):
     def revive(self, cube_ids: Sequence[str], revision: int, at: int) -> list[str]:
         """Bring back what memories that are about to go stand for, or were written from; return what that is.
 
-        It has to do so itself from now on: its note is written anew.
+        What repeated one of them has to say it itself from now on: its note, which was put aside, is written anew.
         """
         back = sorted(self._parents(cube_ids).difference(cube_ids))
         for chunk in _chunks(back):
-            values = {"state": State.ACTIVATED.value, "scribe": None, "remark": None}
-            statement = self._update(cubes).where(cubes.c.id.in_(chunk), cubes.c.state.in_(_PUT_AWAY))
-            self.connection.execute(statement.values(revision=revision, updated_at=at, **values))
+            away = self._update(cubes).where(cubes.c.id.in_(chunk), cubes.c.state.in_(_PUT_AWAY))
+            self.connection.execute(away.where(cubes.c.remark.is_not(None)).values(scribe=None, remark=None))
+            values = {"state": State.ACTIVATED.value, "revision": revision, "updated_at": at}
+            self.connection.execute(away.values(**values))
         return back
 
     def _parents(self, cube_ids: Sequence[str]) -> set[str]:

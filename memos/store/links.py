@@ -6,7 +6,7 @@ One row stands for both directions: its source is the memory whose note made it.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import starmap
 from typing import Any, NamedTuple
 
@@ -154,6 +154,20 @@ def link_row(
         "author": author,
         "created_at": at,
     }
+
+
+def inherited(found: Iterable[Link], heirs_of: Collection[str], heir: tuple[str, int], at: int) -> list[dict[str, Any]]:
+    """Return rows of the links that some memories have to others, for a ``(cube id, version)`` that stands for them.
+
+    Strongest first, if ``found`` is: of several to the same memory the first stays.
+    """
+    rows = []
+    for link in found:
+        source, target = (link.source_id, link.source_version), (link.target_id, link.target_version)
+        if (source[0] in heirs_of) != (target[0] in heirs_of):
+            ends = (heir, target) if source[0] in heirs_of else (source, heir)
+            rows.append(link_row(*ends, LinkType(link.type), link.score, link.author, at))
+    return rows
 
 
 def _pair(link: _Edge) -> frozenset[str]:

@@ -52,7 +52,7 @@ class NamespaceView:
         self.speakers: dict[str, int] = {}
         self.turns: Counter[str] = Counter()
         self._vectors = GrowingArray(FLOAT32, (self._dimension,))
-        self._times = GrowingArray(np.int64, (5,))
+        self._times = GrowingArray(np.int64, (6,))
         self._chain = GrowingArray(np.int32, (2,))
         self._speaker = GrowingArray(np.int32)
         self._flags = GrowingArray(np.bool_, (4,))
@@ -100,6 +100,11 @@ class NamespaceView:
     def row_revision(self) -> NDArray[np.int64]:
         """The revision that last changed the memory ``[rows]``."""
         return self._times.values[:, 4]
+
+    @property
+    def fused_at(self) -> NDArray[np.int64]:
+        """When the memory was put away because it was fused with others ``[rows]``; 0 if it was not."""
+        return self._times.values[:, 5]
 
     @property
     def chain(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -248,6 +253,7 @@ class NamespaceView:
                     self.lexical.switch_off(row)
                     self._count_turn(self.columns.header(row, "author"), -1)
                 self._flags.values[row, :2] = False
+                self._times.values[row, 5] = 0
                 self._vectors.values[row] = 0.0
                 self._dead += 1
         return retired
@@ -272,7 +278,7 @@ def _with_following(entries: Sequence[Row[Any]]) -> Iterable[tuple[Row[Any], Row
         )
 
 
-def _times(entry: Row[Any], following: Row[Any] | None) -> tuple[int, int, int, int, int]:
+def _times(entry: Row[Any], following: Row[Any] | None) -> tuple[int, int, int, int, int, int]:
     ends = following.valid_from if following is not None else entry.valid_to
     happened = entry.event_time if entry.event_time is not None else entry.created_at
     return (
@@ -281,6 +287,7 @@ def _times(entry: Row[Any], following: Row[Any] | None) -> tuple[int, int, int, 
         NEVER if entry.expires_at is None else entry.expires_at,
         happened,
         entry.revision,
+        entry.fused_at or 0,
     )
 
 

@@ -176,6 +176,10 @@ class Memory:
         """Return every version of a memory, oldest first."""
         return self._call(operations.history(cube_id, user_id))
 
+    def expand(self, cube_id: str, *, user_id: str | None = None) -> builtins.list[MemCube]:
+        """Return the memories that one was fused from or stands for, or that a cube of a higher tier was made from."""
+        return self._call(operations.expand(cube_id, user_id))
+
     def links(
         self,
         cube_id: str,
@@ -324,8 +328,16 @@ class Memory:
         """
         return self._call(operations.plan(user_id, dry_run))
 
+    def fuse(self, *, user_id: str | None = None, dry_run: bool = False) -> builtins.list[Move]:
+        """Let memories that say nearly the same, or are used together, become one; with ``dry_run``, say which.
+
+        Each fusion is a job; once it is made, ``moves`` lists it and ``undo`` takes it back. What was fused is put
+        away, and ``expand`` returns it.
+        """
+        return self._call(operations.fuse(user_id, dry_run))
+
     def moves(self, *, user_id: str | None = None) -> builtins.list[Move]:
-        """Return what was moved between tiers, oldest first."""
+        """Return what was moved between tiers, fused and split, oldest first."""
         return self._call(operations.moves(user_id))
 
     def undo(self, move_id: str, *, user_id: str | None = None) -> builtins.list[Move]:
@@ -350,6 +362,13 @@ class Memory:
         Whatever this runtime would not apply exactly as PEFT does raises ``AdapterRefused``.
         """
         return self._call(operations.import_adapter(path, name, user_id))
+
+    def fuse_adapters(self, cube_ids: Sequence[str], *, user_id: str | None = None) -> Job:
+        """Make one adapter of several of a user, as a job, and serve it in their place if it passes the gate.
+
+        ``rollback_adapter`` of it serves them again.
+        """
+        return self._call(operations.fuse_adapters(cube_ids, user_id))
 
     def remove_adapter(self, cube_id: str, *, user_id: str | None = None) -> DeletionReceipt:
         """Delete an adapter; the memories it was made from stay."""
@@ -603,6 +622,10 @@ class AsyncMemory:
         """Return every version of a memory, oldest first."""
         return await self._call(operations.history(cube_id, user_id))
 
+    async def expand(self, cube_id: str, *, user_id: str | None = None) -> builtins.list[MemCube]:
+        """Return the memories that one was fused from or stands for, or that a cube of a higher tier was made from."""
+        return await self._call(operations.expand(cube_id, user_id))
+
     async def links(
         self,
         cube_id: str,
@@ -751,8 +774,16 @@ class AsyncMemory:
         """
         return await self._call(operations.plan(user_id, dry_run))
 
+    async def fuse(self, *, user_id: str | None = None, dry_run: bool = False) -> builtins.list[Move]:
+        """Let memories that say nearly the same, or are used together, become one; with ``dry_run``, say which.
+
+        Each fusion is a job; once it is made, ``moves`` lists it and ``undo`` takes it back. What was fused is put
+        away, and ``expand`` returns it.
+        """
+        return await self._call(operations.fuse(user_id, dry_run))
+
     async def moves(self, *, user_id: str | None = None) -> builtins.list[Move]:
-        """Return what was moved between tiers, oldest first."""
+        """Return what was moved between tiers, fused and split, oldest first."""
         return await self._call(operations.moves(user_id))
 
     async def undo(self, move_id: str, *, user_id: str | None = None) -> builtins.list[Move]:
@@ -779,6 +810,13 @@ class AsyncMemory:
         Whatever this runtime would not apply exactly as PEFT does raises ``AdapterRefused``.
         """
         return await self._call(operations.import_adapter(path, name, user_id))
+
+    async def fuse_adapters(self, cube_ids: Sequence[str], *, user_id: str | None = None) -> Job:
+        """Make one adapter of several of a user, as a job, and serve it in their place if it passes the gate.
+
+        ``rollback_adapter`` of it serves them again.
+        """
+        return await self._call(operations.fuse_adapters(cube_ids, user_id))
 
     async def remove_adapter(self, cube_id: str, *, user_id: str | None = None) -> DeletionReceipt:
         """Delete an adapter; the memories it was made from stay."""

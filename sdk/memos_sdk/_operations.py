@@ -166,6 +166,11 @@ def links(cube_id: str, user_id: str | None) -> Operation[list[Link]]:
     return Operation("links", {"id": cube_id, "user_id": user_id}, _links)
 
 
+def expand(cube_id: str, user_id: str | None) -> Operation[list[MemCube]]:
+    """Return the call behind ``Memory.expand``."""
+    return Operation("expand", {"id": cube_id, "user_id": user_id}, _cubes)
+
+
 def rollback(cube_id: str, version: int, user_id: str | None) -> Operation[MemCube]:
     """Return the call behind ``Memory.rollback``."""
     return Operation("rollback", {"id": cube_id, "version": version, "user_id": user_id}, MemCube.model_validate)
@@ -273,6 +278,11 @@ def plan(user_id: str | None, dry_run: bool) -> Operation[list[Move]]:
     return Operation("plan", {"user_id": user_id, "dry_run": dry_run}, _moves)
 
 
+def fuse(user_id: str | None, dry_run: bool) -> Operation[list[Move]]:
+    """Return the call behind ``Memory.fuse``."""
+    return Operation("fuse", {"user_id": user_id, "dry_run": dry_run}, _moves)
+
+
 def moves(user_id: str | None) -> Operation[list[Move]]:
     """Return the call behind ``Memory.moves``."""
     return Operation("moves", {"user_id": user_id}, _moves)
@@ -303,6 +313,12 @@ def import_adapter(path: str | Path, name: str | None, user_id: str | None) -> O
     """Return the call behind ``Memory.import_adapter``."""
     payload = {"path": str(path), "name": name, "user_id": user_id}
     return Operation("import_adapter", payload, AdapterInfo.model_validate)
+
+
+def fuse_adapters(cube_ids: Sequence[str], user_id: str | None) -> Operation[Job]:
+    """Return the call behind ``Memory.fuse_adapters``."""
+    ids = cube_ids if isinstance(cube_ids, str) else list(cube_ids)
+    return Operation("fuse_adapters", {"ids": ids, "user_id": user_id}, Job.model_validate)
 
 
 def remove_adapter(cube_id: str, user_id: str | None) -> Operation[DeletionReceipt]:

@@ -87,6 +87,11 @@ def _links(payload: Payload) -> Request:
     return _read("GET", path, query=_user(payload), read=lambda answer: answer["links"])
 
 
+def _expand(payload: Payload) -> Request:
+    path = f"/v1/memories/{_memory(payload)}/sources"
+    return _read("GET", path, query=_user(payload), read=lambda answer: answer["memories"])
+
+
 def _update(payload: Payload) -> Request:
     return _write("PATCH", f"/v1/memories/{_memory(payload)}", _without_id(payload))
 
@@ -155,6 +160,12 @@ def _plan(payload: Payload) -> Request:
     return Request("POST", "/v1/plan", body=_json(_user(payload)), slow=True, read=_moves_of)
 
 
+def _fuse(payload: Payload) -> Request:
+    if payload["dry_run"]:
+        return _read("GET", "/v1/fuse", query=_user(payload), read=_moves_of)
+    return Request("POST", "/v1/fuse", body=_json(_user(payload)), slow=True, read=_moves_of)
+
+
 def _moves(payload: Payload) -> Request:
     return _read("GET", "/v1/moves", query=_user(payload), read=_moves_of)
 
@@ -186,6 +197,10 @@ def _adapters(payload: Payload) -> Request:
 
 def _adapter(payload: Payload) -> Request:
     return _read("GET", f"/v1/adapters/{_memory(payload)}", query=_user(payload))
+
+
+def _fuse_adapters(payload: Payload) -> Request:
+    return _write("POST", "/v1/adapters/fuse", payload)
 
 
 def _remove_adapter(payload: Payload) -> Request:
@@ -271,6 +286,7 @@ _OPERATIONS: dict[str, Callable[[Payload], Request]] = {
     "list": _page,
     "history": _history,
     "links": _links,
+    "expand": _expand,
     "rollback": _rollback,
     "refine": _refine,
     "update": _update,
@@ -286,6 +302,7 @@ _OPERATIONS: dict[str, Callable[[Payload], Request]] = {
     "demote": _demote,
     "job": _job,
     "plan": _plan,
+    "fuse": _fuse,
     "moves": _moves,
     "undo": _undo,
     "jobs": _jobs,
@@ -295,6 +312,7 @@ _OPERATIONS: dict[str, Callable[[Payload], Request]] = {
     "adapter": _adapter,
     "export_adapter": _export_adapter,
     "import_adapter": _import_adapter,
+    "fuse_adapters": _fuse_adapters,
     "remove_adapter": _remove_adapter,
     "rollback_adapter": _rollback_adapter,
     "chat": lambda payload: chat_request(payload, stream=False),

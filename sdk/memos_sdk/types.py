@@ -285,10 +285,12 @@ class ImportReport(Model):
 
 
 class Move(Model):
-    """A cube made in a higher tier (``action`` ``promote``) or one given up (``demote``), and why.
+    """A cube made in a higher tier (``action`` ``promote``) or one given up (``demote``), and why; or a memory fused
+    from several (``fuse``) or given up for them (``split``).
 
     ``uses`` are expected within a half life of heat, each saves ``seconds_saved``, and the cube takes ``bytes``. One
-    that was carried out has an ``id`` and a time, the ``job_id`` of a promotion, and ``undoes``, the move it took back.
+    that was carried out has an ``id`` and a time, the ``job_id`` of what a job makes, and ``undoes``, the move it took
+    back.
     """
 
     action: str

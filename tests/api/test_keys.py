@@ -198,6 +198,7 @@ BODIES: dict[str, Any] = {
     "/v1/memories/{cube_id}": {"text": "x"},
     "/v1/memories/{cube_id}/rollback": {"version": 1},
     "/v1/recall": {"query": "x"},
+    "/v1/adapters/fuse": {"ids": [UNKNOWN, UNKNOWN]},
     "/v1/bundles": {"ids": [UNKNOWN], "to": "activation"},
     "/v1/cubes/{cube_id}/promote": {"to": "activation"},
     "/v1/keys": {"scopes": ["read"]},

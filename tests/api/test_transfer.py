@@ -173,7 +173,8 @@ def test_update_with_a_stale_version(memory: Memory) -> None:
 
 def test_moves_of_a_store_that_was_never_asked(client: httpx.Client) -> None:
     client.post("/v1/memories", json={"text": "x"})
-    for method, path in (("GET", "/v1/plan"), ("POST", "/v1/plan"), ("GET", "/v1/moves")):
+    planned = [(method, f"/v1/{path}") for method in ("GET", "POST") for path in ("plan", "fuse")]
+    for method, path in (*planned, ("GET", "/v1/moves")):
         answer = client.request(method, path, json={} if method == "POST" else None)
         assert (answer.status_code, answer.json()) == (200, {"moves": []})
     assert client.post("/v1/moves/nothing/undo", json={}).status_code == 404

@@ -11,9 +11,10 @@ from starlette.responses import StreamingResponse
 from memos.access import Permission
 from memos.parametric.listing import AdapterInfo
 from memos.receipts.receipt import DeletionReceipt
+from memos.store.jobs import Job
 from memos.wire import Wire
 from memos_api.answers import Answer, encoded
-from memos_api.bodies import WhichBody
+from memos_api.bodies import FuseAdaptersBody, WhichBody
 from memos_api.caller import CallerOf, IdempotencyKey
 from memos_api.problems import problems
 from memos_api.routes.memories import READING, WRITING, Id, Only, User
@@ -42,6 +43,17 @@ async def list_(caller: CallerOf, service: ServiceOf, user_id: User = None) -> A
 async def get(cube_id: Id, caller: CallerOf, service: ServiceOf, user_id: Only = None) -> Answer:
     """Get one adapter or cartridge, with its gate report and provenance."""
     return await plain(service, caller, Permission.READ, "adapter", {"id": cube_id, "user_id": user_id})
+
+
+@router.post(
+    "/adapters/fuse", status_code=202, response_model=Job, responses=problems(*WRITING), summary="Make several one"
+)
+async def fuse(
+    body: FuseAdaptersBody, caller: CallerOf, service: ServiceOf, idempotency_key: IdempotencyKey = None
+) -> Answer:
+    """Queue a job that serves one adapter in the place of several, if it knows what they know."""
+    payload = {**body.payload(), "idempotency_key": idempotency_key}
+    return await plain(service, caller, Permission.WRITE, "fuse_adapters", payload, status=202)
 
 
 @router.delete(

@@ -49,6 +49,12 @@ class History(BaseModel):
     versions: list[CubeVersion]
 
 
+class Sources(BaseModel):
+    """What a memory was fused from, in order."""
+
+    memories: list[MemCube]
+
+
 class Links(BaseModel):
     """The links of a memory, strongest first."""
 
@@ -213,6 +219,18 @@ async def links(cube_id: Id, caller: CallerOf, service: ServiceOf, user_id: Only
     """Get the typed links of a memory, strongest first."""
     payload = {"id": cube_id, "user_id": user_id}
     return await plain(service, caller, Permission.READ, "links", payload, under="links")
+
+
+@router.get(
+    "/memories/{cube_id}/sources",
+    response_model=Sources,
+    responses=problems(*READING),
+    summary="What a memory was fused from",
+)
+async def sources(cube_id: Id, caller: CallerOf, service: ServiceOf, user_id: Only = None) -> Answer:
+    """Get the memories that a memory was fused from or stands for, or that a cube of a higher tier was made from."""
+    payload = {"id": cube_id, "user_id": user_id}
+    return await plain(service, caller, Permission.READ, "expand", payload, under="memories")
 
 
 @router.post(

@@ -1,4 +1,4 @@
-"""Moves between tiers: what the scheduler would move, moves, moved, and takes back."""
+"""Moves: what the scheduler would move between tiers, fuse, does, did, and takes back."""
 
 from __future__ import annotations
 
@@ -41,9 +41,23 @@ async def carry_out(body: WhichBody, caller: CallerOf, service: ServiceOf) -> An
     return await plain(service, caller, Permission.WRITE, "plan", payload, under="moves")
 
 
+@router.get("/fuse", response_model=Moves, responses=problems(*READING), summary="What would be fused now")
+async def fusions(caller: CallerOf, service: ServiceOf, user_id: User = None) -> Answer:
+    """Find memories of a user that repeat each other, or are used together, and fuse none."""
+    payload = {"user_id": user_id, "dry_run": True}
+    return await plain(service, caller, Permission.READ, "fuse", payload, under="moves")
+
+
+@router.post("/fuse", response_model=Moves, responses=problems(*WRITING), summary="Fuse what belongs together")
+async def fuse(body: WhichBody, caller: CallerOf, service: ServiceOf) -> Answer:
+    """Queue a job for each fusion. What becomes one memory is put away, and comes back when that is taken back."""
+    payload = {**body.payload(), "dry_run": False}
+    return await plain(service, caller, Permission.WRITE, "fuse", payload, under="moves")
+
+
 @router.get("/moves", response_model=Moves, responses=problems(*READING), summary="What was moved")
 async def moves(caller: CallerOf, service: ServiceOf, user_id: User = None) -> Answer:
-    """List what was moved between tiers, oldest first."""
+    """List what was moved between tiers, fused and split, oldest first."""
     return await plain(service, caller, Permission.READ, "moves", {"user_id": user_id}, under="moves")
 
 

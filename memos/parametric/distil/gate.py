@@ -28,7 +28,7 @@ from memos.parametric.checks import Trained
 from memos.parametric.distil.asking import answers, holds
 from memos.parametric.distil.examples import Example, Lesson
 from memos.parametric.distil.scoring import scores
-from memos.parametric.distil.student import Student
+from memos.parametric.distil.student import Examined
 from memos.parametric.distil.targets import PACK_TOKENS
 from memos.parametric.distil.trie import packs
 from memos.runtime.host import Serving
@@ -68,7 +68,7 @@ class GateReport:
         return {"passed": self.passed, **asdict(self), "reasons": list(self.reasons)}
 
 
-def examine(serving: Serving, student: Student, trained: Trained, lesson: Lesson) -> GateReport:
+def examine(serving: Serving, student: Examined, trained: Trained, lesson: Lesson) -> GateReport:
     """Ask everything of what was trained, which ``student`` holds as ``trained``, and of the bare model."""
     started = time.perf_counter()
     texts = [fact.answer for fact in lesson.facts]
@@ -95,7 +95,7 @@ def examine(serving: Serving, student: Student, trained: Trained, lesson: Lesson
 
 
 @torch.no_grad()
-def drift(student: Student, examples: Sequence[Example]) -> float:
+def drift(student: Examined, examples: Sequence[Example]) -> float:
     """Return the mean KL(base || trained) in nats after prompts and after each token of what follows them."""
     total, count = 0.0, 0
     for first, packed in packs([one.tokens for one in examples], PACK_TOKENS):

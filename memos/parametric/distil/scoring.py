@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from memos.parametric.distil.examples import Example
-from memos.parametric.distil.student import Student
+from memos.parametric.distil.student import Examined
 from memos.parametric.distil.targets import PACK_TOKENS
 from memos.parametric.distil.trie import Packed, packs
 
@@ -57,7 +57,7 @@ class Scores:
 
 
 @torch.no_grad()
-def scores(student: Student, examples: Sequence[Example], *, base: bool = False) -> Scores:
+def scores(student: Examined, examples: Sequence[Example], *, base: bool = False) -> Scores:
     """Return the scores of any number of examples, of the student or of the bare model."""
     run = student.base_hidden if base else student.hidden
     found = []

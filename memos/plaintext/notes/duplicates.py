@@ -39,11 +39,19 @@ def same_fact(new: Member, old: Member, similarity: float) -> bool:
     )
 
 
+def numbers(text: str) -> frozenset[str]:
+    """Return the numbers in a text that are written in digits."""
+    return frozenset(word for word in words(text) if word.isdigit())
+
+
+def denies(text: str) -> bool:
+    """Return whether a text denies something."""
+    return any(word in _NEGATIONS or (word.endswith("nt") and word in STOP_WORDS) for word in words(text))
+
+
 def _telling(text: str) -> tuple[frozenset[str], bool, bool]:
     """Return the numbers of a text, whether it denies something, and whether it asks."""
-    said = list(words(text))
-    negated = any(word in _NEGATIONS or (word.endswith("nt") and word in STOP_WORDS) for word in said)
-    return frozenset(word for word in said if word.isdigit()), negated, text.rstrip().endswith("?")
+    return numbers(text), denies(text), text.rstrip().endswith("?")
 
 
 def _names(member: Member) -> list[frozenset[str]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from memos.cube import Descriptor, LinkType, MemCube
+from memos.cube import FUSION, Descriptor, LinkType, MemCube
 from memos.plaintext.notes.attributes import MAX_CONTEXT, MAX_TAGS
 from memos.plaintext.notes.claims import STATE
 from memos.plaintext.notes.linking import Decision, strongest
@@ -76,7 +76,8 @@ def _superseded(earlier: Member, later: MemCube, decision: Decision) -> Evolutio
     old, since, clash = earlier.cube, _happened(later), decision.clash
     assert clash is not None  # it is a contradiction
     reason = f"contradicted by {later.id}: {clash.told}"
-    closes = clash.kind == STATE and len(earlier.stems) <= ONE_STATEMENT and old.time.valid_to is None
+    single = len(earlier.stems) <= ONE_STATEMENT and old.provenance.source != FUSION
+    closes = clash.kind == STATE and single and old.time.valid_to is None
     told = f"Superseded on {since:%Y-%m-%d}."
     after = old.descriptor.model_copy(update={"context": _joined(old.descriptor.context, told)})
     changes = difference(old.descriptor, after)

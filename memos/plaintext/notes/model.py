@@ -36,7 +36,7 @@ class ModelScribe:
     """
 
     def __init__(self, model: Completer, concurrency: int = 1) -> None:
-        self._model = model
+        self.model = model
         self._concurrency = concurrency
         self.batch = TOGETHER * concurrency
         self.spent = Spent()
@@ -55,11 +55,11 @@ class ModelScribe:
 
     def close(self) -> None:
         """Close the connections of the model."""
-        self._model.close()
+        self.model.close()
 
     def _ask(self, drafts: Sequence[Draft]) -> tuple[dict[str, Written], Spent]:
         refs = _refs(drafts)
-        answer = ask(self._model, messages(drafts, refs), NotesForm)
+        answer = ask(self.model, messages(drafts, refs), NotesForm)
         if answer.value is None:
             return {draft.member.cube.id: by_rules(draft, answer.trouble) for draft in drafts}, answer.spent
         notes = {note.ref: note for note in answer.value.notes}
@@ -69,7 +69,7 @@ class ModelScribe:
 
     def _written(self, draft: Draft, note: NoteForm | None, refs: dict[str, str]) -> Written:
         if note is None:
-            return by_rules(draft, f"{self._model.name} left this memory out")
+            return by_rules(draft, f"{self.model.name} left this memory out")
         ruled = by_rules(draft)
         attributes = Attributes(
             title=_line(note.title, MAX_TITLE) or ruled.attributes.title,
@@ -84,7 +84,7 @@ class ModelScribe:
         )
         decisions = _decisions(draft, note.links, refs)
         rewrites = _rewrites(decisions, note.rewrites, refs)
-        return Written(attributes, decisions, rewrites, self._model.name, seen=tuple(refs))
+        return Written(attributes, decisions, rewrites, self.model.name, seen=tuple(refs))
 
 
 def _refs(drafts: Sequence[Draft]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from memos.config import OFFLINE
-from memos.llm.completion import Spent
+from memos.llm.completion import Completer, Spent
 from memos.plaintext.notes.attributes import Attributes
 from memos.plaintext.notes.linking import Decision, decide
 from memos.plaintext.notes.member import Draft
@@ -40,7 +40,11 @@ class Written:
 
 
 class Scribe(Protocol):
-    """Writes the notes of up to ``batch`` drafts at a time."""
+    """Writes the notes of up to ``batch`` drafts at a time, with a ``model`` or without."""
+
+    @property
+    def model(self) -> Completer | None:
+        """The model that is asked."""
 
     @property
     def batch(self) -> int:
@@ -60,6 +64,7 @@ class Scribe(Protocol):
 class OfflineScribe:
     """The rules alone."""
 
+    model: Completer | None = None
     batch = 128
     spent = Spent()
 

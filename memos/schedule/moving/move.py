@@ -1,4 +1,4 @@
-"""A move: a cube made in a higher tier, or one given up, with the numbers that spoke for it. Never content."""
+"""A move: a cube made of memories, or one given up, with the numbers that spoke for it. Never content."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from memos.cube import Frozen, Kind, Parent
 
 
 class Action(StrEnum):
-    """Up or down."""
+    """Up or down a tier; into one memory, or back into several."""
 
     PROMOTE = "promote"
     DEMOTE = "demote"
+    FUSE = "fuse"
+    SPLIT = "split"
 
 
 class Move(Frozen):
     """One move within a namespace.
 
-    ``sources`` are the memories in the cube, which stay where they are. ``uses`` are those expected within a half life
-    of heat, ``seconds_saved`` is what each saves, ``bytes`` what the cube takes. One that was carried out has an ``id``
-    and a time, the ``job_id`` of a promotion, and ``undoes``, the move that it took back.
+    ``sources`` are the memories in the cube, which stay where they are; what was fused is put away. ``uses`` are those
+    expected within a half life of heat, ``seconds_saved`` is what each saves, ``bytes`` what the cube takes. One that
+    was carried out has an ``id`` and a time, the ``job_id`` of what a job makes, and ``undoes``, the move that it took
+    back.
     """
 
     action: Action

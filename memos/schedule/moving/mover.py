@@ -5,7 +5,7 @@ plan -> carry out: a demotion is done at once, a promotion is a job; each is an 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from memos.activation.tier import ActivationTier
@@ -40,6 +40,8 @@ class Hands:
 
     promote: Callable[..., Job]
     demote: Callable[..., DeletionReceipt]
+    fuse: Callable[[Scope, Sequence[Move]], Sequence[Move]]
+    split: Callable[[Scope, Move], Move]
     job: Callable[[str, str], Job]
 
 
@@ -119,7 +121,8 @@ class Mover:
     def undo(self, scope: Scope, move_id: str) -> list[Move]:
         """Take a move back; return the moves that do. Raises :class:`NotFound` and :class:`Conflict`.
 
-        What was demoted is made again from its memories, as they are now. Of a promotion the cube is demoted.
+        What was demoted is made again from its memories, as they are now. Of a promotion the cube is demoted. What was
+        fused is split, and what was split is fused again.
         """
         moves = self.moves(scope)
         move = next((one for one in moves if one.id == move_id), None)
@@ -127,6 +130,11 @@ class Mover:
             raise NotFound(f"no move {move_id!r} here")
         if any(one.undoes == move_id for one in moves):
             raise Conflict(f"move {move_id!r} was taken back before")
+        if move.action is Action.FUSE:
+            return [self._hands.split(scope, move)]
+        if move.action is Action.SPLIT:
+            again = {"action": Action.FUSE, "cube_id": None, "undoes": move_id, "reason": f"takes back: {move.reason}"}
+            return list(self._hands.fuse(scope, [move.model_copy(update=again)]))
         if move.action is Action.DEMOTE:
             action, cube_id = Action.PROMOTE, None
         else:

@@ -456,7 +456,7 @@ def test_views_that_do_not_fit(data_folder: Any, embedder: Embedder) -> None:
 
 def test_view_behind_the_trimmed_feed(data_folder: Any, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Deletion records are kept for a while only; a view that missed some is loaded afresh."""
-    monkeypatch.setattr("memos.plaintext.forgetting.OUTBOX_KEEP", 3)
+    monkeypatch.setattr("memos.plaintext.erasing.OUTBOX_KEEP", 3)
     monkeypatch.setattr("memos.plaintext.reader.NoteReader.follow", lambda *_: None)  # as if another process deleted
     with MemoryOS(Settings(home=data_folder), embedder) as engine:
         cubes = engine.store_many(Scope(), [{"text": f"cat number{n}"} for n in range(20)])

@@ -14,8 +14,8 @@ class Mixture:
     """A weighted mean of probability distributions.
 
     Weights follow the likelihood of the mixture by online expectation-maximisation (Cappé & Moulines, JRSS B 2009):
-    each moves towards the share that its opinion has in what came. The mean of distributions is a distribution, and weights
-    that make the observed likely make it a calibrated one.
+    each moves towards the share that its opinion has in what came. The mean of distributions is a distribution, and
+    weights that make the observed likely make it a calibrated one.
     """
 
     def __init__(self, opinions: int) -> None:

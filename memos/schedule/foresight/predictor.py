@@ -26,9 +26,9 @@ class Predictor:
     them. Holds at most :data:`MOST_USES` uses and the counts of as many candidates as :meth:`follow` was given.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mixture: Mixture | None = None) -> None:
         self._uses: deque[Use] = deque(maxlen=MOST_USES)
-        self._mixture = Mixture(len(OPINIONS))
+        self._mixture = mixture or Mixture(len(OPINIONS))
         self.follow(Catalogue())
 
     @property

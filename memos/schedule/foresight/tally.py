@@ -19,7 +19,7 @@ class Tally:
     def __init__(self, half_life: float, most: int) -> None:
         self._growth = math.exp2(1.0 / half_life)
         self._most = most
-        self._weight = 1.0
+        self._weight, self._sum = 1.0, 0.0
         self._counts: dict[Hashable, float] = {}
 
     def __len__(self) -> int:
@@ -28,18 +28,19 @@ class Tally:
     @property
     def total(self) -> float:
         """The number of events, older ones counting less."""
-        return sum(self._counts.values()) / self._weight
+        return self._sum / self._weight
 
     def add(self, thing: Hashable) -> None:
         """Count an event."""
         self._weight *= self._growth
         self._counts[thing] = self._counts.get(thing, 0.0) + self._weight
+        self._sum += self._weight
         if len(self._counts) > self._most:
             others = (one for one in self._counts if one != thing)
-            del self._counts[min(others, key=self._counts.__getitem__)]
+            self._sum -= self._counts.pop(min(others, key=self._counts.__getitem__))
         if self._weight > _LARGE:
             self._counts = {one: count / self._weight for one, count in self._counts.items()}
-            self._weight = 1.0
+            self._weight, self._sum = 1.0, self._sum / self._weight
 
     def count(self, thing: Hashable) -> float:
         """Return how often something happened."""

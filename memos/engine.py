@@ -60,7 +60,7 @@ from memos.runtime.host import ModelHost
 from memos.schedule.celery_queue import celery_queue
 from memos.schedule.executor import Executor
 from memos.schedule.expiry import Expired, expire
-from memos.schedule.foresight.prefetcher import Prefetcher, owner_of
+from memos.schedule.foresight.prefetcher import Prefetcher, Tier, owner_of
 from memos.schedule.foresight.reading import Reading
 from memos.schedule.foresight.staging import Counts, Staging
 from memos.schedule.heat import Cooling, HeatLog
@@ -148,7 +148,7 @@ class MemoryOS:
         self.activation = ActivationTier(self.settings, self.database, self.models, self._staging)
         self.parametric = ParametricTier(self.settings, self.database, self.models, self._staging)
         self.parametric.on_gone.append(self.models.drop_adapters)
-        served = {Kind.ACTIVATION: self.activation, Kind.PARAMETRIC: self.parametric}
+        served: dict[Kind, Tier] = {Kind.ACTIVATION: self.activation, Kind.PARAMETRIC: self.parametric}
         self._prefetcher = Prefetcher(Reading(self.database, cooling), self.models, self._staging, served)
         self.upkeep = Upkeep(self.database)
         self._ticker = Ticker([self.upkeep.run], UPKEEP_S)

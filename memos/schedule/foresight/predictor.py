@@ -36,6 +36,11 @@ class Predictor:
         """How much each opinion counts by now."""
         return dict(zip(OPINIONS, self._mixture.weights, strict=True))
 
+    @property
+    def need(self) -> Need:
+        """What the last use needed."""
+        return None if self._now is None else self._now.before
+
     def follow(self, catalogue: Catalogue) -> None:
         """Take other candidates; count what is known of earlier uses for them."""
         self._catalogue = catalogue

@@ -160,6 +160,9 @@ class Prefetcher:
             if not user.candidates or self._hurried:
                 return
             wanted, predicted = dict(user.candidates), user.predictor.predict()
+            present = user.predictor.need
+            if present is not None and wanted[present].kind is Kind.ACTIVATION:
+                predicted.pop(present, None)  # a recall begins to read it, and a chat did
         self._stage(scope, wanted, predicted, serving)
 
     def _user(self, scope: Scope, serving: Serving) -> _User:

@@ -45,8 +45,9 @@ class Reading:
             files = ActivationRepository(connection, namespace.id).all()
             files = [one for one in files if one.fingerprint == fingerprint]
             adapters = AdapterRepository(connection, namespace.id).published(base)
-            notes = {note for one in (*files, *adapters) for note, _ in one.sources}
-            ids = sorted(notes.union(one.cube_id for one in (*files, *adapters)))
+            made: list[Activation | AdapterRecord] = [*files, *adapters]
+            notes = {note for one in made for note, _ in one.sources}
+            ids = sorted(notes.union(one.cube_id for one in made))
             behaviour = BehaviourRepository(connection, namespace.id).of(ids)
         now = now_us()
         heats = {cube_id: self._cooling.heat(heat, as_of, now) for cube_id, (heat, as_of) in behaviour.items()}

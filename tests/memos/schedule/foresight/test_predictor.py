@@ -1,4 +1,4 @@
-"""Predictions are probabilities, learned from order, links and hours, bounded, and nothing is left of what is forgotten."""
+"""Predictions are probabilities, learned from order, links and hours, bounded; nothing stays of what is forgotten."""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ shuffled  at random: nothing but popularity can be known. Whoever does worse tha
 habits    no LoCoMo but generated: eight files, each at its hours of the day four times out of five. For the hour alone
 
 All share the same bytes: lru has them all for what was used; the others give a part to what is prefetched, by heat
-alone, by the predictor, or by an oracle that knows the next question. Links are those that offline notes make.
+alone, by the predictor, or by an oracle that knows the next question. A turn is linked
+with the four earlier ones nearest to it, as notes link.
 
     in_memory   of the uses that need a file, the share that find it in memory
     hit_rate    of the uses that did not find it because it was used, the share that find it because it was prefetched
@@ -35,6 +36,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 from harness import Report, parser, table
 
 from memos.config import Settings
@@ -59,6 +61,8 @@ ORDERS = ("told", "unfolds", "shuffled", "habits")
 #: Bytes of host memory, as shares of all files, and the share of them that is for prefetching, as the defaults have it.
 BUDGETS, AHEAD = (0.15, 0.3, 0.6), 0.2
 MAIN = 0.3
+#: Links of a turn to earlier ones, and how alike they have to be (cosine).
+LINKS, ALIKE = 4, 0.5
 TOKEN_BYTES, FILE_TOKENS, CHARACTERS = 46_080, 1_024, 4
 MINUTE = timedelta(minutes=1)
 
@@ -100,15 +104,18 @@ def main() -> int:
     options = made.parse_args()
     report = Report("prefetch", options)
     if options.data:
-        known = {one.name: one for one in conversations(Path(options.data), () if options.quick else REPORTED)}
+        known = {one.name: one for one in conversations(Path(options.data))}
+        _link([known[name] for name in REPORTED])
         _replays(report, [known[name] for name in REPORTED])
+        report.save()
         if options.choose:
             _choose(report, [known[name] for name in TUNED])
     else:
         for key in ("prefetch_hit_rate", "prefetch_waste_share", "prefetch_vs_lru_hit_rate"):
             report.missing(key, "no --data")
-    _cost(report, 40 if options.quick else 300)
-    _first_token(report, 3 if options.quick else 9)
+    _cost(report, 40 if options.quick else 100)
+    report.save()
+    _first_token(report, 3 if options.quick else 5)
     table(report.rows)
     report.finish()
     return 0
@@ -117,8 +124,8 @@ def main() -> int:
 # ------------------------------------------------------------ workloads
 
 
-def conversations(folder: Path, linked: Sequence[str]) -> Iterator[Conversation]:
-    """Yield the conversations; those that are ``linked`` with the links of offline notes."""
+def conversations(folder: Path) -> Iterator[Conversation]:
+    """Yield the conversations, without links."""
     for raw in json.loads((folder / "locomo" / "locomo_dev.json").read_text()):
         said = raw["conversation"]
         numbers = sorted(int(key.split("_")[1]) for key in said if key.startswith("session_") and key.count("_") == 1)
@@ -128,32 +135,21 @@ def conversations(folder: Path, linked: Sequence[str]) -> Iterator[Conversation]
             sessions.append((session_time(said[f"session_{number}_date_time"]) or datetime.now(UTC), turns))
         there = {turn for _, turns in sessions for turn, _ in turns}
         evidence = [tuple(one for one in asked["evidence"] if one in there) for asked in raw["qa"]]
-        made = Conversation(raw["sample_id"], sessions, [one for one in evidence if one])
-        if made.name in linked:
-            made.links = _links(made)
-        yield made
+        yield Conversation(raw["sample_id"], sessions, [one for one in evidence if one])
 
 
-def _links(conversation: Conversation) -> dict[str, list[tuple[str, float]]]:
-    """Return what offline notes link, by turn."""
-    with tempfile.TemporaryDirectory() as home, MemoryOS(Settings(home=Path(home))) as engine:
-        for number, (at, turns) in enumerate(conversation.sessions):
-            items = [
-                {"text": text, "event_time": at, "run_id": f"s{number}", "metadata": {"turn": turn}}
-                for turn, text in turns
-            ]
-            engine.store_many(USER, items)
-        while engine.stats(USER).waiting:
-            time.sleep(0.5)
-        cubes, links = engine.graph(USER)
-    turn_of = {cube.id: str(cube.metadata["turn"]) for cube in cubes}
-    found: dict[str, list[tuple[str, float]]] = {}
-    for link in links:
-        ends = turn_of.get(link.source_id), turn_of.get(link.target_id)
-        for mine, other in (ends, ends[::-1]):
-            if mine is not None and other is not None:
-                found.setdefault(mine, []).append((other, link.score))
-    return found
+def _link(known: Sequence[Conversation]) -> None:
+    """Link every turn with the nearest earlier ones by embedding, the semantic links of notes."""
+    with tempfile.TemporaryDirectory() as home, MemoryOS(Settings(home=Path(home), notes="off")) as engine:
+        for conversation in known:
+            turns = [turn for _, session in conversation.sessions for turn in session]
+            vectors, _ = engine.embed([text for _, text in turns])
+            alike = np.tril(vectors @ vectors.T, -1)
+            for row, (mine, _) in enumerate(turns):
+                for near in np.argsort(-alike[row], kind="stable")[:LINKS].tolist():
+                    if (strength := float(alike[row, near])) >= ALIKE:
+                        conversation.links.setdefault(mine, []).append((turns[near][0], strength))
+                        conversation.links.setdefault(turns[near][0], []).append((mine, strength))
 
 
 def workload(conversation: Conversation, order: str) -> list[Asked]:
@@ -413,9 +409,9 @@ def _choose(report: Report, known: Sequence[Conversation]) -> None:
 
 
 def _cost(report: Report, questions: int) -> None:
-    """Time what a recall waits for, and the learning and predicting behind it, beside recalls of 2,000 memories."""
+    """Time what a recall waits for, and the learning and predicting behind it, beside recalls of 500 memories."""
     with tempfile.TemporaryDirectory() as home, MemoryOS(Settings(home=Path(home), notes="off")) as engine:
-        texts = [{"text": f"On day {n} Ann left a thing of kind {n % 7} at place {n % 11}."} for n in range(2_000)]
+        texts = [{"text": f"On day {n} Ann left a thing of kind {n % 7} at place {n % 11}."} for n in range(500)]
         engine.store_many(USER, texts)
         whole, found = [], []
         for number in range(questions):

@@ -35,6 +35,8 @@ MOST_WAITING = 256
 LEAST = 0.03
 #: Seconds to open and check a file, and per byte of it, until they were measured.
 OPEN_S, BYTE_S = 1e-3, 1e-9
+#: Seconds for which what there is to be read is taken to stay so, whatever is stored meanwhile.
+READ_S = 5.0
 #: Seconds between two looks whether the model is idle.
 LOOK_S = 0.02
 
@@ -54,12 +56,13 @@ class Tier(Protocol):
 
 @dataclass(slots=True)
 class _User:
-    """What is known of a user; ``revision`` is that of the namespace when it was read, ``model`` by which model."""
+    """What is known of a user for a ``model``, as read at ``read_at`` (monotonic), of the namespace's ``revision``."""
 
     predictor: Predictor = field(default_factory=Predictor)
     candidates: dict[str, Candidate] = field(default_factory=dict)
     revision: int | None = None
     model: str | None = None
+    read_at: float = -READ_S
 
 
 class Prefetcher:
@@ -108,7 +111,7 @@ class Prefetcher:
                 self._users.pop(owner, None)
             elif owner in self._users:
                 self._users[owner].predictor.forget(cube_ids)
-                self._users[owner].revision = None
+                self._users[owner].revision, self._users[owner].read_at = None, -READ_S
 
     def wait(self, seconds: float) -> bool:
         """Wait until all that was heard is done, or so long; return whether it is."""
@@ -172,8 +175,10 @@ class Prefetcher:
         if len(self._users) > MOST_USERS:
             self._users.popitem(last=False)
         if user.model != serving.fingerprint:
-            user.model, user.revision = serving.fingerprint, None
-        first = user.revision is None and not user.candidates
+            user.model, user.revision, user.read_at = serving.fingerprint, None, -READ_S
+        if time.monotonic() < user.read_at + READ_S:
+            return user
+        user.read_at, first = time.monotonic(), user.revision is None and not user.candidates
         known = self._reading.known(scope, serving.fingerprint, serving.loaded.identity.base, user.revision)
         if known is None:
             return user

@@ -68,6 +68,8 @@ def settled(engine: MemoryOS) -> None:
 
 def cooled(engine: MemoryOS) -> None:
     """Let go of all that is in memory because it was used, as if others had needed the room."""
+    for worker in (engine.activation._prefetching, engine.activation._hot._background):
+        worker.submit(lambda: None).result()  # what a recall began to load has arrived
     engine.activation._hot.drop_all()
 
 

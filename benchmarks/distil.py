@@ -91,12 +91,20 @@ def main() -> int:
     """Measure everything."""
     arguments = parser(__doc__ or "")
     arguments.add_argument("--many", action="store_true", help="measure what several adapters are alone again")
+    arguments.add_argument("--promoted", type=int, choices=SIZES[1:], help="measure only so many promoted facts again")
     options = arguments.parse_args()
     torch.set_num_threads(2)
     report = Report("distil", options)
     loaded = load_model()
     serving = Serving(loaded, Runtime(loaded), ChatFormat(loaded))
     bench = Bench(report, serving)
+    if options.promoted:
+        report.resume()
+        report.rows = [row for row in report.rows if row["facts"] != options.promoted]
+        bench.promoted(options.promoted)
+        bench.tell()
+        report.finish()
+        return 0
     if options.many:
         report.resume()
         report.rows = [row for row in report.rows if row["facts"] == SIZES[0] and not row["arm"].startswith("beside")]

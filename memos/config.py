@@ -108,6 +108,10 @@ class Settings(BaseSettings):
     plan_hours: float = Field(
         0.0, ge=0, description="Hours between two times that memories are moved as `memos plan` would; 0 for never."
     )
+    plan_adapters: bool = Field(
+        False,
+        description="Whether plans also train adapters of what is used so often that it pays; for chats without text.",
+    )
     eviction: Literal["lru", "lfu", "gdsf", "s3fifo", "arc", "density", "learned"] = Field(
         "density", description="Which KV files plans give up first where room is short: a policy of docs/eviction.md."
     )

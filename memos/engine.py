@@ -76,7 +76,7 @@ from memos.store import namespaces
 from memos.store.database import Database
 from memos.store.derived import RETRAIN, Gone
 from memos.store.holds import Hold, Retention
-from memos.store.jobs import NOTES, PROMOTE, Job, JobRepository, JobState
+from memos.store.jobs import DISTIL, NOTES, PROMOTE, Job, JobRepository, JobState
 from memos.store.location import database_url
 from memos.store.lock import DirectoryLock
 from memos.store.namespaces import Namespace
@@ -164,7 +164,7 @@ class MemoryOS:
         self._keeping = Keeping(self.database)
         moves: dict[str, Task] = {
             PROMOTE: self.activation.run_promotion,
-            "distil": self.parametric.run_promotion,
+            DISTIL: self.parametric.run_promotion,
             RETRAIN: self.parametric.run_retraining,
             SCRUB: lambda scope, payload, report: self.scrub(report).model_dump(mode="json"),
         }
@@ -172,7 +172,8 @@ class MemoryOS:
         #: What jobs can be of, for workers.
         self.tasks = moves if self.settings.notes == OFF else moves | notes
         hands = Hands(self.promote, self.demote, self.job)
-        self._mover = Mover(self.settings, self.database, self.models, self.activation, hands)
+        tiers = (self.activation, self.parametric)
+        self._mover = Mover(self.settings, self.database, self.models, tiers, hands)
         if self.index.local:
             self.relay.recover()
         if self.index.configured:
@@ -459,7 +460,7 @@ class MemoryOS:
         """
         self._check_open()
         if to == Kind.PARAMETRIC.value:
-            task = "distil"
+            task = DISTIL
             scope, payload = self.parametric.check_promotion(tenant, cube_ids, user_id, codec, options)
         else:
             task = PROMOTE

@@ -10,12 +10,12 @@ from sqlalchemy import Connection
 from memos.cube import Kind, MemCube, Scope
 from memos.store.activations import ActivationRepository
 from memos.store.adapters import AdapterRecord, AdapterRepository, AdapterState
-from memos.store.jobs import JobRepository
+from memos.store.jobs import DISTIL, JobRepository
 
 #: The task that trains an adapter again from what is left of its notes.
 RETRAIN = "retrain"
 #: The tasks that train.
-TRAININGS = frozenset({"distil", RETRAIN})
+TRAININGS = frozenset({DISTIL, RETRAIN})
 
 
 @dataclass(frozen=True, slots=True)

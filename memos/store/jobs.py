@@ -24,6 +24,8 @@ from memos.store.scoped import ScopedRepository
 
 #: The task that makes a KV file.
 PROMOTE = "promote"
+#: The task that trains adapters.
+DISTIL = "distil"
 #: The task that writes the notes of a namespace that wait.
 NOTES = "notes"
 #: Notes come first: they take a moment, and what is stored is recalled better with them.

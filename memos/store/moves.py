@@ -11,7 +11,7 @@ from sqlalchemy import Connection, or_
 
 from memos.clock import now_us
 from memos.cube import RECALLABLE, Kind
-from memos.store.jobs import PROMOTE, JobState
+from memos.store.jobs import DISTIL, PROMOTE, JobState
 from memos.store.schema import audit, cubes, jobs
 from memos.store.scoped import ScopedRepository
 
@@ -50,9 +50,10 @@ class MoveRepository(ScopedRepository):
         return set(self.connection.scalars(statement))
 
     def under_way(self) -> set[str]:
-        """Return the memories that are about to be in a KV file."""
+        """Return the memories that are about to be in a KV file or an adapter."""
         waits = jobs.c.state.in_((JobState.QUEUED.value, JobState.RUNNING.value))
-        payloads = self.connection.scalars(self._select(jobs, jobs.c.payload).where(waits, jobs.c.task == PROMOTE))
+        makes = jobs.c.task.in_((PROMOTE, DISTIL))
+        payloads = self.connection.scalars(self._select(jobs, jobs.c.payload).where(waits, makes))
         return {cube_id for payload in payloads for cube_id in payload["ids"]}
 
 

@@ -33,6 +33,7 @@ GIVEN = {
     "model_dtype": ("bfloat16", "bfloat16"),
     "model_device": ("cuda:1", "cuda:1"),
     "kv_codec": ("int8", "int8"),
+    "plan_adapters": ("true", True),
     "receipt_key": ("0" * 64, SecretStr("0" * 64)),
 }
 

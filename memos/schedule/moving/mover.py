@@ -5,48 +5,33 @@ plan -> carry out: a demotion is done at once, a promotion is a job; each is an 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from memos.activation.bundle import note_of
 from memos.activation.tier import ActivationTier
-from memos.clock import from_us, now_us, to_us
+from memos.clock import from_us, now_us
 from memos.config import Settings
-from memos.cube import MemCube, Scope
+from memos.cube import Scope
 from memos.errors import Conflict, NotFound
 from memos.ids import new_id
+from memos.parametric.distil.facts import facts_of
+from memos.parametric.distil.recipe import Recipe
+from memos.parametric.tier import ParametricTier
 from memos.receipts.receipt import DeletionReceipt
 from memos.runtime.host import ModelHost, Serving
 from memos.schedule.heat import Cooling
-from memos.schedule.moving.bundles import Bundling, HotNote
-from memos.schedule.moving.costs import Costs, prefill_seconds
+from memos.schedule.moving.bundles import Bundling
+from memos.schedule.moving.costs import AdapterCosts, Costs, adapter_size, prefill_seconds
+from memos.schedule.moving.learning import AdapterPlanner, Learning
 from memos.schedule.moving.move import Action, Move
-from memos.schedule.moving.planner import Planner, Resident, Situation
+from memos.schedule.moving.planner import Planner, Situation
+from memos.schedule.moving.resident import Resident
+from memos.schedule.moving.survey import Found, Survey
 from memos.store import namespaces
-from memos.store.activations import Activation, ActivationRepository
-from memos.store.behaviour import BehaviourRepository
-from memos.store.cubes import CubeRepository
+from memos.store.adapters import AdapterState
 from memos.store.database import Database
 from memos.store.jobs import FINAL, Job
-from memos.store.links import LinkRepository
 from memos.store.moves import MoveRepository, moving
-
-#: Memories of one user that a plan looks at: the hottest.
-MOST_NOTES = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What one read of a namespace found."""
-
-    notes: Sequence[MemCube]
-    linked: dict[str, set[str]]
-    activations: Sequence[Activation]
-    heats: dict[str, float]
-    used_at: dict[str, int]
-    kept: set[str]
-    bytes: int
-    raw_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +47,17 @@ class Mover:
     """The scheduler's moves of one engine."""
 
     def __init__(
-        self, settings: Settings, database: Database, models: ModelHost, activation: ActivationTier, hands: Hands
+        self,
+        settings: Settings,
+        database: Database,
+        models: ModelHost,
+        tiers: tuple[ActivationTier, ParametricTier],
+        hands: Hands,
     ) -> None:
         self._settings = settings
         self._database = database
         self._models = models
-        self._activation = activation
+        self._survey = Survey(settings, database, *tiers)
         self._hands = hands
         self._cooling = Cooling.days(settings.heat_half_life_days)
         self._bundling = Bundling(settings.bundle_min_tokens, settings.chat_memory_tokens)
@@ -77,19 +67,39 @@ class Mover:
 
     def plan(self, scope: Scope) -> list[Move]:
         """Return what would be moved now, and why. Raises ``ModelUnavailable`` where something was used."""
-        now = now_us()
-        known = self._known(scope, now)
-        if known is None or not self._may_pay(known, now):
+        found = self._survey.look(scope, now_us())
+        if found is None or not self._may_pay(found):
             return []
         serving = self._models.serving()
-        planner = Planner(self._cooling, self._costs(known, serving), self._bundling, self._settings.eviction)
-        return planner.plan(
-            Situation(
-                [self._hot(cube, serving, now) for cube in known.notes],
-                known.linked,
-                [self._resident(one, known, serving) for one in known.activations],
-                self._room(known),
-                now,
+        planner = Planner(self._cooling, self._costs(found, serving), self._bundling, self._settings.eviction)
+        files = [self._survey.file(one, found, serving) for one in found.activations]
+        adapters = [self._survey.adapter(one, found, serving) for one in found.of_adapters(AdapterState.PUBLISHED)]
+        moves = self._filed(planner, files, adapters, found, serving)
+        return moves + self._learnt(planner, files, adapters, found, serving) if self._settings.plan_adapters else moves
+
+    def _filed(
+        self, planner: Planner, files: list[Resident], adapters: list[Resident], found: Found, serving: Serving
+    ) -> list[Move]:
+        """Return the moves to and from KV files; what an adapter holds needs none, where those are planned."""
+        notes = [self._survey.hot(cube, serving, found.now) for cube in found.notes]
+        held = {cube_id for one in adapters for cube_id in one.memories} if self._settings.plan_adapters else set()
+        return planner.plan(Situation(notes, found.linked, files, self._survey.kv_room(found), found.now, held))
+
+    def _learnt(
+        self, planner: Planner, files: list[Resident], adapters: list[Resident], found: Found, serving: Serving
+    ) -> list[Move]:
+        """Return the moves to and from adapters."""
+        recipe = Recipe()
+        costs = AdapterCosts(planner.costs.prefill_s, adapter_size(serving, recipe), recipe.facts)
+        free = [one for one in files if not one.memories & set(found.under_way)]
+        return AdapterPlanner(self._cooling, costs, planner.worth).plan(
+            Learning(
+                free,
+                {one.cube_id: _facts(one, found) for one in free},
+                adapters,
+                {frozenset(cube_id for cube_id, _ in one.sources) for one in found.of_adapters(AdapterState.REJECTED)},
+                self._survey.adapter_room(found),
+                found.now,
             )
         )
 
@@ -147,78 +157,23 @@ class Mover:
             raise Conflict(f"move {move.id!r} made nothing: there was such a file before")
         return str(job.result["cube_id"])
 
-    def _known(self, scope: Scope, now: int) -> _Known | None:
-        with self._database.read() as connection:
-            namespace = namespaces.find(connection, scope)
-            if namespace is None:
-                return None
-            moves = MoveRepository(connection, namespace.id)
-            under_way = moves.under_way()
-            ids = [cube_id for cube_id in moves.hottest(MOST_NOTES, now) if cube_id not in under_way]
-            notes = CubeRepository(connection, namespace.id).get(ids, Scope(tenant=scope.tenant, user_id=scope.user_id))
-            repository = ActivationRepository(connection, namespace.id)
-            activations, totals = repository.all(), repository.totals()
-            used = {one.cube_id for one in activations} | {source[0] for one in activations for source in one.sources}
-            heats = BehaviourRepository(connection, namespace.id).of(sorted(used))
-            linked: dict[str, set[str]] = {}
-            for link in LinkRepository(connection, namespace.id).touching(ids):
-                linked.setdefault(link.source_id, set()).add(link.target_id)
-                linked.setdefault(link.target_id, set()).add(link.source_id)
-            return _Known(
-                list(notes.values()),
-                linked,
-                activations,
-                {cube_id: self._cooling.heat(heat, as_of, now) for cube_id, (heat, as_of) in heats.items()},
-                {cube_id: as_of for cube_id, (_, as_of) in heats.items() if as_of is not None},
-                moves.kept(),
-                totals["bytes"],
-                totals["raw_bytes"],
-            )
-
-    def _may_pay(self, known: _Known, now: int) -> bool:
+    def _may_pay(self, found: Found) -> bool:
         """Whether a plan could come to anything, told without the model: a file is made for two uses at least."""
         half_life_s = self._cooling.half_life_us / 1e6
-        hot = any(self._cooling.uses(self._heat(cube, now), half_life_s) > 1 for cube in known.notes)
-        return hot or self._room(known) < 0
+        hot = any(self._cooling.uses(self._survey.heat(cube, found.now), half_life_s) > 1 for cube in found.notes)
+        return hot or min(self._survey.kv_room(found), self._survey.adapter_room(found)) < 0
 
-    def _heat(self, cube: MemCube, now: int) -> float:
-        return self._cooling.heat(cube.behaviour.heat, _used_at(cube), now)
-
-    def _hot(self, cube: MemCube, serving: Serving, now: int) -> HotNote:
-        length = len(serving.format.encode_text(note_of(cube).line))
-        return HotNote(cube.id, cube.version, self._heat(cube, now), length, cube.scope.run_id, _used_at(cube))
-
-    def _resident(self, one: Activation, known: _Known, serving: Serving) -> Resident:
-        """Describe a KV file; as hot as its own uses or, before it had time for any, as its memories are."""
-        inside = [known.heats.get(cube_id, 0.0) for cube_id, _ in one.sources]
-        used = {one.cube_id, *(cube_id for cube_id, _ in one.sources)} & known.used_at.keys()
-        heat = max(known.heats.get(one.cube_id, 0.0), sum(inside) / max(1, len(inside)))
-        usable = one.fingerprint == serving.fingerprint
-        return Resident(
-            one.cube_id,
-            heat if usable else 0.0,
-            one.tokens - one.head_tokens,
-            one.bytes,
-            one.codec,
-            one.sources,
-            one.created_at,
-            max([one.created_at, *(known.used_at[cube_id] for cube_id in used)]),
-            kept=one.cube_id in known.kept,
-        )
-
-    def _room(self, known: _Known) -> int:
-        quota, cap = self._settings.quota_kv_bytes, self._settings.kv_bytes
-        whole = cap - self._activation.usage()[0]
-        return min(whole, quota - known.bytes) if quota else whole
-
-    def _costs(self, known: _Known, serving: Serving) -> Costs:
+    def _costs(self, found: Found, serving: Serving) -> Costs:
         """Return what was measured once, with the compression that there was so far."""
         if self._prefill_s is None:
             self._prefill_s = prefill_seconds(serving)
-        shrunk = known.bytes / known.raw_bytes if known.raw_bytes else 1.0
+        shrunk = found.kv_bytes / found.kv_raw_bytes if found.kv_raw_bytes else 1.0
         return Costs(self._prefill_s, serving.loaded.shape.bytes(1) * shrunk)
 
 
-def _used_at(cube: MemCube) -> int | None:
-    used = cube.behaviour.last_recalled_at
-    return None if used is None else to_us(used)
+def _facts(one: Resident, found: Found) -> int:
+    """Return how many facts the memories of a KV file hold, 0 unless each holds some."""
+    cubes = [found.inside[cube_id] for cube_id in sorted(one.memories) if cube_id in found.inside]
+    facts = facts_of(cubes)
+    whole = {fact.cube_id for fact in facts} == one.memories
+    return len(facts) if whole else 0

@@ -1,4 +1,4 @@
-"""What is worth moving: seconds saved x expected uses / bytes, within the bytes that there are.
+"""What is worth moving into KV files: seconds saved x expected uses / bytes, within the bytes that there are.
 
 A bundle of hot memories becomes a KV file if the uses to be expected save more than making it costs, and if it fits:
 beside what is there, or in the place of files that are worth less per byte. Which files are given up first, for that or
@@ -7,38 +7,25 @@ because more bytes are taken than may be, says an eviction policy.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from memos.cube import Kind, Parent
-from memos.schedule.eviction.entry import Entry
-from memos.schedule.eviction.plan import plan_evictions
+from memos.cube import Kind
 from memos.schedule.heat import Cooling
 from memos.schedule.moving.bundles import Bundling, HotNote
 from memos.schedule.moving.costs import Costs
+from memos.schedule.moving.fitting import fitted
 from memos.schedule.moving.move import Action, Move
-
-
-@dataclass(frozen=True, slots=True)
-class Resident:
-    """A KV file: heat by now, size, when it was made and last used (microseconds), and whether it has to stay."""
-
-    cube_id: str
-    heat: float
-    tokens: int
-    bytes: int
-    codec: str
-    sources: tuple[tuple[str, int], ...]
-    created_at: int = 0
-    used_at: int = 0
-    kept: bool = False
+from memos.schedule.moving.resident import Resident
+from memos.schedule.moving.worth import Worth
 
 
 @dataclass(frozen=True, slots=True)
 class Situation:
     """What a plan is made from, at a time ``at`` (microseconds).
 
-    ``room`` is the bytes that may still be added; negative if there are too many.
+    ``room`` is the bytes that may still be added; negative if there are too many. ``held`` are memories that an adapter
+    holds, which need no file.
     """
 
     notes: Sequence[HotNote]
@@ -46,6 +33,7 @@ class Situation:
     residents: Sequence[Resident]
     room: int
     at: int = 0
+    held: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,26 +45,17 @@ class Planner:
     bundling: Bundling
     policy: str = "density"
 
+    @property
+    def worth(self) -> Worth:
+        """What moves of KV files are worth."""
+        return Worth(Kind.ACTIVATION, self.cooling, self.costs.saved, self.policy)
+
     def plan(self, now: Situation) -> list[Move]:
         """Return moves in the order in which they are to be carried out."""
-        covered = {cube_id for one in now.residents for cube_id, _ in one.sources}
+        covered = {cube_id for one in now.residents for cube_id in one.memories} | set(now.held)
         free = [note for note in now.notes if note.id not in covered]
         wanted = sorted(map(self._promotion, self.bundling.bundles(free, now.linked)), key=lambda one: -one.density)
-        leaving = self._leaving(now)
-        moves, room = [], now.room
-        while leaving and room < 0:
-            moves.append(leaving.pop(0))
-            room += moves[-1].bytes
-        for move in wanted:
-            if not self._pays(move):
-                continue
-            given_up = _room_for(move, leaving, room)
-            if given_up is None:
-                continue
-            moves += [*given_up, move]
-            leaving = leaving[len(given_up) :]
-            room += sum(one.bytes for one in given_up) - move.bytes
-        return moves
+        return fitted(filter(self._pays, wanted), self.worth.leaving(now.residents, now.at), now.room)
 
     def _pays(self, move: Move) -> bool:
         """Whether the uses to be expected save more than is spent on making it, which is to compute it once."""
@@ -87,53 +66,5 @@ class Planner:
         tokens = sum(note.tokens for note in bundle)
         size = self.costs.bytes(tokens)
         heat = sum(note.heat for note in bundle) / len(bundle)  # recalled together, each use counts once in all of them
-        return self._valued(
-            Action.PROMOTE, heat, tokens, size, ((note.id, note.version) for note in bundle), f"{len(bundle)} memories"
-        )
-
-    def _leaving(self, now: Situation) -> list[Move]:
-        """Return the demotions that could be, in the order of the policy, with its reasons."""
-        residents = {one.cube_id: one for one in now.residents}
-        going = plan_evictions(list(map(self._entry, now.residents)), 1 << 62, now.at / 1e6, policy=self.policy)
-        return [self._demotion(residents[str(one.entry.key)], one.reason) for one in going]
-
-    def _entry(self, one: Resident) -> Entry:
-        saved = max(0.0, self.costs.saved(one.tokens, one.bytes))
-        times = {"created_at": one.created_at / 1e6, "used_at": one.used_at / 1e6}
-        return Entry(one.cube_id, one.bytes, saved, held=one.kept, uses=one.heat, **times)
-
-    def _demotion(self, one: Resident, why: str) -> Move:
-        what = f"a file of {len(one.sources)} memories, {why}"
-        move = self._valued(Action.DEMOTE, one.heat, one.tokens, one.bytes, one.sources, what)
-        return move.model_copy(update={"cube_id": one.cube_id, "codec": one.codec})
-
-    def _valued(
-        self, action: Action, heat: float, tokens: int, size: int, sources: Iterable[tuple[str, int]], what: str
-    ) -> Move:
-        half_life_s = self.cooling.half_life_us / 1e6
-        uses, saved = self.cooling.uses(heat, half_life_s), self.costs.saved(tokens, size)
-        return Move(
-            action=action,
-            tier=Kind.ACTIVATION,
-            sources=tuple(Parent(cube_id=cube_id, version=version) for cube_id, version in sources),
-            uses=uses,
-            seconds_saved=saved,
-            bytes=size,
-            reason=(
-                f"{what}: {uses:.1f} uses expected within {half_life_s / 86_400:g} days, each saves {saved:.2f} s, "
-                f"for {size / 1e6:.1f} MB"
-            ),
-        )
-
-
-def _room_for(move: Move, leaving: Sequence[Move], room: int) -> list[Move] | None:
-    """Return which files to give up for a promotion; ``None`` if one of them is worth as much per byte."""
-    given_up: list[Move] = []
-    for one in leaving:
-        if room >= move.bytes:
-            break
-        if one.density >= move.density:
-            return None
-        given_up.append(one)
-        room += one.bytes
-    return given_up if room >= move.bytes else None
+        sources = ((note.id, note.version) for note in bundle)
+        return self.worth.move(Action.PROMOTE, heat, tokens, size, sources, f"{len(bundle)} memories")

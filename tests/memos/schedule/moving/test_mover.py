@@ -6,11 +6,13 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from memos.config import Settings
 from memos.cube import Scope, State
 from memos.engine import MemoryOS
 from memos.errors import Conflict, NotFound
+from memos.parametric.adapter import Adapter, Factors
 from memos.store.jobs import FINAL
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 ANN, BOB = Scope(user_id="ann"), Scope(user_id="bob")
 HARBOUR = "The harbour of Tromsø lies behind the long breakwater, where old boats are tied up for the winter months."
 GARDEN = "The garden behind the yellow house has four apple trees, a small pond, and a bench that nobody ever sits on."
+#: Long enough that an adapter takes fewer bytes than its file.
+BOAT = "Ann's boat is the Wagtail. It has been tied up at the long jetty behind the fish hall since that spring. " * 8
 
 
 @pytest.fixture
@@ -157,3 +161,39 @@ def test_less_room_gives_up_what_is_worth_least(
         assert (move.action, move.cube_id) == ("demote", garden.cube_id)
         assert [file.cube_id for file in engine.kv_files(ANN)] == [harbour.cube_id]
         engine.get("default", ids[1])  # the memory stays
+
+
+def test_what_is_used_very_often_is_trained_and_then_needs_no_file(
+    data_folder: Path, embedder: Embedder, shallow_models: ModelHost
+) -> None:
+    """The plan is real, the adapter is of random numbers: training takes minutes."""
+    settings = Settings(home=data_folder, bundle_min_tokens=16, plan_adapters=True)
+    with MemoryOS(settings, embedder, shallow_models) as engine:
+        engine._mover._prefill_s = 2e-3
+        fact = {"text": BOAT, "metadata": {"subject": "Ann", "attribute": "boat", "value": "Wagtail"}}
+        (cube,) = engine.store_many(ANN, [{**fact, "event_time": "2025-05-01"}])
+        engine._heat.count(ANN, [cube.id] * 8)
+        done(engine, list(engine.plan(ANN, dry_run=False)))
+        (file,) = engine.kv_files(ANN)
+        assert engine.plan(ANN) == []  # a file is enough for that
+        engine._heat.count(ANN, [file.cube_id] * 20_000)
+        (move,) = engine.plan(ANN)
+        assert (move.action, move.tier, [one.cube_id for one in move.sources]) == ("promote", "parametric", [cube.id])
+        sources, made = [(cube.id, cube.version)], small_adapter(shallow_models)
+        report = {"gate": {"passed": True}, "provenance": {"options": {}}}
+        adapter = engine.parametric.publish(ANN, made, sources=sources, **report)  # type: ignore[arg-type]
+        (given_up,) = engine.plan(ANN, dry_run=False)
+        assert (given_up.action, given_up.tier, given_up.cube_id) == ("demote", "activation", file.cube_id)
+        assert (engine.kv_files(ANN), engine.plan(ANN)) == ([], [])
+        assert [one.cube_id for one in engine.adapters(ANN)] == [adapter]
+    with MemoryOS(settings.model_copy(update={"adapter_bytes": 0}), embedder, shallow_models) as engine:
+        (back,) = [move for move in engine.plan(ANN, dry_run=False) if move.tier == "parametric"]
+        assert (back.action, back.cube_id, engine.adapters(ANN)) == ("demote", adapter, [])
+        assert engine.get("default", cube.id).text == BOAT  # the memory was never anywhere else
+
+
+def small_adapter(models: ModelHost) -> Adapter:
+    loaded = models.serving().loaded
+    width, inner = loaded.model.config.hidden_size, loaded.model.config.intermediate_size
+    factors = {(0, "mlp.up_proj"): Factors(torch.ones(1, width), torch.ones(inner, 1))}
+    return Adapter(loaded.identity.base, factors)

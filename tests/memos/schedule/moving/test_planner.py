@@ -10,7 +10,8 @@ from memos.schedule.heat import Cooling
 from memos.schedule.moving.bundles import Bundling, HotNote
 from memos.schedule.moving.costs import Costs
 from memos.schedule.moving.move import Action, Move
-from memos.schedule.moving.planner import Planner, Resident, Situation
+from memos.schedule.moving.planner import Planner, Situation
+from memos.schedule.moving.resident import Resident
 
 COSTS = Costs(prefill_s=2e-3, token_bytes=40_000)
 PLANNER = Planner(Cooling.days(7), COSTS, Bundling(least=64, most=1_024))

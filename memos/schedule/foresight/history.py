@@ -26,10 +26,10 @@ _HOUR_US = 3_600_000_000
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What is known when the next need is asked for.
+    """What is known when the next need is predicted, which is right after a use, however long it is until the next.
 
     ``before`` is the need of the use before in the stream, if ``followed``, that is if there was one not long ago;
-    ``linked`` is the share of the links of its memories into each cube, ``at`` the time (microseconds).
+    ``linked`` is the share of the links of its memories into each cube, ``at`` the time of that use (microseconds).
     """
 
     at: int
@@ -39,7 +39,7 @@ class Context:
 
 
 class History:
-    """Counts of needs: of all, by the need before and by the hour of the day (UTC).
+    """Counts of needs: of all, by the need before and by the hour of the day (UTC) of the use before.
 
     With ``c`` counts that fade and ``u = 1 / (candidates + 1)``, the opinions on a need ``s`` are
 

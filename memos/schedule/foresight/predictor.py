@@ -89,8 +89,8 @@ class Predictor:
             self._last.popitem(last=False)
 
     def _context(self, use: Use) -> Context:
-        """Return what was known right before a use."""
+        """Return what was known right before a use, when the use before it had been learned from."""
         last = self._last.get(use.stream)
-        if last is None or use.at - last.at > FOLLOWS_US:
+        if last is None:
             return Context(use.at)
-        return replace(last, at=use.at)
+        return last if use.at - last.at <= FOLLOWS_US else Context(last.at)

@@ -77,14 +77,14 @@ def test_what_is_linked_is_predicted() -> None:
 def test_habits_of_the_day_are_predicted() -> None:
     predictor = told()
     for day in range(20):
-        for hour, note in ((7, "a1"), (8, "a1"), (20, "b1"), (21, "b1")):
+        for hour, note in ((7, "a1"), (12, "b1"), (20, "a1")):
             predictor.learn(Use((24 * day + hour) * HOUR, STREAM, (note,)))
     predictor.learn(Use((24 * 20 + 7) * HOUR, STREAM, ("c1",)))
     morning = predictor.predict()
-    predictor.learn(Use((24 * 20 + 20) * HOUR, STREAM, ("c1",)))
-    evening = predictor.predict()
-    assert morning["A"] > 2 * morning["B"]
-    assert evening["B"] > 2 * evening["A"]
+    predictor.learn(Use((24 * 20 + 12) * HOUR, STREAM, ("c1",)))
+    noon = predictor.predict()
+    assert morning["B"] > 2 * morning["A"]  # what comes after a use in the morning
+    assert noon["A"] > 2 * noon["B"]
 
 
 def test_sessions_do_not_follow_each_other() -> None:

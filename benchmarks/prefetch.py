@@ -5,7 +5,7 @@ memories of a question are its gold evidence. Orders of the questions, a minute 
 
 told      as the data set has them: through all sessions, once per kind of question. Somebody goes through things
 unfolds   each after the session that completes its evidence, at that session's time of day; files come to be on the way
-shuffled  at random: nothing but popularity can be known. Whoever does worse than heat here, has seen ghosts
+shuffled  at random: nothing but popularity can be known, so what seems to be is not there
 habits    no LoCoMo but generated: eight files, each at its hours of the day four times out of five. For the hour alone
 
 All share the same bytes: lru has them all for what was used; the others give a part to what is prefetched, by heat

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from memos.activation.bundle import note_of
 from memos.activation.tier import ActivationTier
@@ -44,7 +44,7 @@ class Found:
     under_way: Collection[str]
     kv_bytes: int
     kv_raw_bytes: int
-    adapter_bytes: int = field(default=0)
+    adapter_bytes: int
 
     def of_adapters(self, state: AdapterState) -> list[AdapterRecord]:
         """Return the adapters in a state."""
@@ -77,7 +77,7 @@ class Survey:
             kv, learnt = ActivationRepository(connection, namespace.id), AdapterRepository(connection, namespace.id)
             activations, adapters, totals = kv.all(), learnt.all(), kv.totals()
             sources = {cube_id for one in activations for cube_id, _ in one.sources}
-            higher = {one.cube_id for one in (*activations, *adapters)}
+            higher = {one.cube_id for one in activations} | {one.cube_id for one in adapters}
             sources |= {cube_id for one in adapters for cube_id, _ in one.sources}
             heats = BehaviourRepository(connection, namespace.id).of(sorted(higher | sources))
             linked: dict[str, set[str]] = {}

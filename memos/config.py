@@ -89,6 +89,9 @@ class Settings(BaseSettings):
     kv_bytes: int = Field(10 << 30, ge=0, description="Most disk space for KV files.")
     kv_free_bytes: int = Field(1 << 30, ge=0, description="Free disk space that KV files must leave.")
     kv_host_bytes: int = Field(1 << 30, ge=0, description="Host memory for recently used KV caches.")
+    prefetch_bytes: int = Field(
+        256 << 20, ge=0, description="Host memory for KV caches and adapters that are likely needed next; 0 for none."
+    )
     adapter_bytes: int = Field(
         10 << 30, ge=0, description="Most disk space for adapters; they leave the free space that KV files leave."
     )

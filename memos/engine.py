@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ from memos.plaintext.intake import check_batch, check_count, check_text
 from memos.plaintext.notes.keeper import NoteKeeper
 from memos.plaintext.notes.writers import scribe_of
 from memos.plaintext.reader import NoteReader
-from memos.plaintext.recall import RecallRequest, RecallResult
+from memos.plaintext.recall import Hit, RecallRequest, RecallResult
 from memos.plaintext.writer import NoteWriter
 from memos.receipts.check import ReceiptCheck, ReceiptChecker
 from memos.receipts.keys import ReceiptKeys
@@ -61,6 +62,9 @@ from memos.schedule.celery_queue import celery_queue
 from memos.schedule.executor import Executor
 from memos.schedule.expiry import Expired, expire
 from memos.schedule.fusing.fuser import Afterwards, Fuser
+from memos.schedule.foresight.prefetcher import Prefetcher, Tier, owner_of
+from memos.schedule.foresight.reading import Reading
+from memos.schedule.foresight.staging import Counts, Staging
 from memos.schedule.heat import Cooling, HeatLog
 from memos.schedule.keeping import Keeping
 from memos.schedule.moving.move import Move
@@ -137,13 +141,17 @@ class MemoryOS:
         self.relay = IndexRelay(self.database, self.index, threshold)
         self._embedder = ServingEmbedder(embedder or make_embedder(self.settings))
         self._views = ViewCache(self.settings.cache_bytes)
-        self._heat = HeatLog(self.database, Cooling.days(self.settings.heat_half_life_days))
+        cooling = Cooling.days(self.settings.heat_half_life_days)
+        self._heat = HeatLog(self.database, cooling)
         #: Told of every recall, with the time of each of its stages.
         self.on_recall: list[Callable[[RecallResult], None]] = []
         self._reader = NoteReader(self.database, self._embedder, self.index, self.relay, self._views)
-        self.activation = ActivationTier(self.settings, self.database, self.models)
-        self.parametric = ParametricTier(self.settings, self.database, self.models)
+        self._staging = Staging(self.settings.prefetch_bytes)
+        self.activation = ActivationTier(self.settings, self.database, self.models, self._staging)
+        self.parametric = ParametricTier(self.settings, self.database, self.models, self._staging)
         self.parametric.on_gone.append(self.models.drop_adapters)
+        served: dict[Kind, Tier] = {Kind.ACTIVATION: self.activation, Kind.PARAMETRIC: self.parametric}
+        self._prefetcher = Prefetcher(Reading(self.database, cooling), self.models, self._staging, served)
         self.upkeep = Upkeep(self.database)
         self._ticker = Ticker([self.upkeep.run], UPKEEP_S)
         scrubbing = Seldom(lambda: self.scrub(self._ticker.go_on), SCRUB_S)
@@ -294,7 +302,7 @@ class MemoryOS:
     def expire(self) -> Expired:
         """Delete for good what has expired, or was kept long enough, in every namespace; held memories stay."""
         self._check_open()
-        return expire(self.database, self._expire_some, self._emptied)
+        return expire(self.database, self._expire_some, self._expired)
 
     def verify_receipt(self, tenant: str, receipt: object) -> ReceiptCheck:
         """Check a receipt's signature, and hold it against the system as it is now."""
@@ -335,6 +343,7 @@ class MemoryOS:
             explain=explain,
         )
         self.activation.prefetch(scope, result.hits)
+        self._prefetcher.used(scope, result.hits)
         return result if explain else result.model_copy(update={"timings": {}})
 
     def _recall(
@@ -387,8 +396,16 @@ class MemoryOS:
         """
         self._check_open()
         asked, how = check_messages(messages), check_options(options, self.settings)
-        chat = Chat(self._recall, self.models, self.activation, self.parametric, self.settings)
+        recalled: list[Hit] = []
+
+        def recall(*arguments: Any, **named: Any) -> RecallResult:
+            result = self._recall(*arguments, **named)
+            recalled.extend(result.hits)
+            return result
+
+        chat = Chat(recall, self.models, self.activation, self.parametric, self.settings)
         reply = chat.answer(scope, asked, how, on_text)
+        self._prefetcher.used(scope, recalled)
         derived = (Kind.ACTIVATION.value, Kind.PARAMETRIC.value)
         self._heat.count(scope, [cube_id for tier in derived for cube_id in reply.tiers.get(tier, ())])
         return reply
@@ -428,7 +445,15 @@ class MemoryOS:
     def stats(self, scope: Scope) -> Statistics:
         """Return what a namespace holds and how far its index has come."""
         self._check_open()
-        return statistics(self.database, scope)
+        counts = self._staging.counts(owner_of(scope))
+        prefetched = {**asdict(counts), "hit_rate": counts.hit_rate}
+        held = statistics(self.database, scope)
+        return held.model_copy(update={f"prefetch_{name}": value for name, value in prefetched.items()})
+
+    @property
+    def prefetched(self) -> Counts:
+        """What became of prefetching, for all users together, since the store was opened."""
+        return self._staging.counts()
 
     # ------------------------------------------------------------ tiers and jobs
 
@@ -703,6 +728,7 @@ class MemoryOS:
         self._scribe.close()
         self._jobs.stop()
         self._heat.close()
+        self._prefetcher.close()
         if self._owns_models:
             self.models.close()
         self.activation.close()
@@ -819,6 +845,7 @@ class MemoryOS:
 
     def _settle(self, scope: Scope, receipt: DeletionReceipt) -> DeletionReceipt:
         """Carry a deletion to every place outside SQL before saying that it is done."""
+        self._prefetcher.forget(scope, (*receipt.cube_ids, *receipt.derived))
         pending = (*receipt.pending, *self._emptied(scope))
         done = receipt.model_copy(update={"pending": pending, "lingering": self._lingering(scope)})
         return sealed(done, self._receipt_keys.of(scope.tenant))
@@ -826,6 +853,10 @@ class MemoryOS:
     def _expire_some(self, scope: Scope, now: int, limit: int) -> dict[str, int]:
         self._check_open()  # between two batches, so that closing waits for one at most
         return self._forgetter.expire(scope, now, limit)
+
+    def _expired(self, scope: Scope) -> tuple[str, ...]:
+        self._prefetcher.forget(scope)
+        return self._emptied(scope)
 
     def _emptied(self, scope: Scope) -> tuple[str, ...]:
         """Let indexes and logs follow a deletion; return the names of those that cannot yet."""

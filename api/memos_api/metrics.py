@@ -42,7 +42,14 @@ class Metrics:
         self.jobs = Gauge("memos_jobs", "Jobs, by state.", ["state"], registry=here)
         self.queued = Gauge("memos_jobs_queued", "Jobs that wait, by task.", ["task"], registry=here)
         self.ended = Counter("memos_jobs_ended", "Jobs that ended, in all processes.", ["task", "state"], registry=here)
+        self.prefetched = Counter(
+            "memos_prefetched",
+            "What became of prefetching, in hits, misses and bytes.",
+            ["what"],
+            registry=here,
+        )
         self._ended: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._prefetched: defaultdict[str, int] = defaultdict(int)
         self._counting = threading.Lock()
 
     def served(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -75,6 +82,13 @@ class Metrics:
             for labels, count in counts.items():
                 self.ended.labels(*labels).inc(max(0, count - self._ended[labels]))
                 self._ended[labels] = count
+
+    def prefetch(self, counts: Mapping[str, int]) -> None:
+        """Take over what the engine counted of prefetching."""
+        with self._counting:
+            for what, count in counts.items():
+                self.prefetched.labels(what).inc(max(0, count - self._prefetched[what]))
+                self._prefetched[what] = count
 
     def text(self) -> bytes:
         """Return everything in the text format."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
@@ -100,6 +101,7 @@ class Service:
         for state in JobState:
             self.metrics.jobs.labels(state.value).set(jobs.get(state.value, 0))
         self.metrics.jobs_ended(ended)
+        self.metrics.prefetch(asdict(self.engine.prefetched))
         self.metrics.queued.clear()
         for task, count in queued.items():
             self.metrics.queued.labels(task).set(count)

@@ -12,6 +12,9 @@ from memos.cube import MemCube
 from memos.errors import BundleRefused
 from memos.store.lineage import Source
 
+#: A bundle is taken when it holds at least this share of the recalled memories: the rest of it is context, too.
+MIN_SHARE = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class BundleNote:

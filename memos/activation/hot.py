@@ -54,6 +54,11 @@ class HotFiles:
             mine = self._loading.setdefault(key, Future())
         return self._load(key, mine, load) if pending is None else pending.result()
 
+    def holds(self, key: str) -> bool:
+        """Return whether a cache is here, or being loaded. Nobody uses it by that."""
+        with self._lock:
+            return key in self._kept or key in self._loading
+
     def put(self, key: str, kv: LayeredKV) -> None:
         """Keep a cache, and let go of others to stay within the limit."""
         with self._lock:

@@ -9,23 +9,22 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from memos.activation.bundle import Bundle, bundle_of, note_of
+from memos.activation.bundle import MIN_SHARE, Bundle, bundle_of, note_of
 from memos.activation.files import KVFiles
 from memos.activation.hot import HotFiles
 from memos.activation.layered import LayeredKV
 from memos.activation.loader import load, overlap_pays
 from memos.activation.opened import Expected
 from memos.clock import now_us
-from memos.cube import Scope
+from memos.cube import Kind, MemCube, Scope
 from memos.plaintext.recall import Hit
 from memos.runtime.host import Serving
+from memos.schedule.foresight.staging import Staging
 from memos.store import namespaces
 from memos.store.activations import Activation, ActivationRepository
 from memos.store.cubes import CubeRepository
 from memos.store.database import Database
 
-#: A bundle is taken when it holds at least this share of the recalled memories: the rest of it is context, too.
-MIN_SHARE = 0.5
 #: Prompts whose tokens are remembered, so that a question about the same memories need not tokenise them again.
 REMEMBERED = 64
 
@@ -60,10 +59,11 @@ class Loaded:
 class Reuse:
     """Finds and loads KV files. Caches are immutable: any number of requests may hold the same one."""
 
-    def __init__(self, database: Database, files: KVFiles, hot: HotFiles) -> None:
+    def __init__(self, database: Database, files: KVFiles, hot: HotFiles, staging: Staging) -> None:
         self._database = database
         self._files = files
         self._hot = hot
+        self._staging = staging
         self._covers: dict[str, Cover] = {}
         self._lock = threading.Lock()
 
@@ -85,28 +85,32 @@ class Reuse:
             )
             if best is None:
                 return None
-            known = self._covers.get(best.key)
-            if known is not None and known.activation.sources == best.sources:
-                return Cover(best, known.bundle, known.tokens)
+            if (known := self._known(best)) is not None:
+                return known
             ids = [cube_id for cube_id, _ in best.sources]
             notes = CubeRepository(connection, namespace.id).get(ids, scope)
-        bundle = bundle_of(note_of(cube) for cube in notes.values())
-        cover = Cover(best, bundle, (*serving.format.head, *bundle.tokens(serving.format.encode_text)))
-        self._remember(cover)
-        return cover
+        return self._made(best, notes.values(), serving)
+
+    def fetch(self, scope: Scope, cube_id: str, serving: Serving) -> LayeredKV | None:
+        """Begin to load the cache of a cube ahead of its use; ``None`` if it is not live. Raises ``KVMiss``."""
+        with self._database.read() as connection:
+            namespace = namespaces.find(connection, scope)
+            repository = None if namespace is None else ActivationRepository(connection, namespace.id)
+            one = None if repository is None else repository.get(cube_id)
+            if namespace is None or repository is None or one is None or one.fingerprint != serving.fingerprint:
+                return None
+            if repository.live(one.sources, scope, now_us()) != set(one.sources):
+                return None
+            notes = CubeRepository(connection, namespace.id).get([note for note, _ in one.sources], scope)
+        return self._reading(scope, self._known(one) or self._made(one, notes.values(), serving), serving)()
 
     def load(self, scope: Scope, cover: Cover, serving: Serving) -> Loaded:
         """Return the cache of a cover, from host memory or its file. Raises ``KVMiss`` with the reason why not.
 
         Its layers may still be arriving, where cores are left to load them while the model runs.
         """
-        load_file, read = self._loading(scope, cover, serving), []
-
-        def reading() -> LayeredKV:
-            read.append(kv := load_file())
-            return kv
-
-        kv = self._hot.get(cover.activation.key, reading)
+        read: list[LayeredKV] = []
+        kv = self._hot.get(cover.activation.key, self._loading(scope, cover, serving, read))
         if serving.loaded.device.type == "cpu" and not overlap_pays():
             kv.wait()
         return Loaded(kv, cold=bool(read))
@@ -115,9 +119,26 @@ class Reuse:
         """Begin to load the cache that a chat about these hits would need; a miss is found again when it counts."""
         cover = self.cover(scope, hits, serving)
         if cover is not None:
-            self._hot.prefetch(cover.activation.key, self._loading(scope, cover, serving))
+            self._hot.prefetch(cover.activation.key, self._loading(scope, cover, serving, []))
 
-    def _loading(self, scope: Scope, cover: Cover, serving: Serving) -> Callable[[], LayeredKV]:
+    def holds(self, key: str) -> bool:
+        """Return whether a cache is in host memory because it was used."""
+        return self._hot.holds(key)
+
+    def _loading(self, scope: Scope, cover: Cover, serving: Serving, read: list[LayeredKV]) -> Callable[[], LayeredKV]:
+        """Return how to get a cache: from what was prefetched or else from its file; then it is put into ``read``."""
+        read_file, key = self._reading(scope, cover, serving), cover.activation.key
+
+        def load_cache() -> LayeredKV:
+            staged: LayeredKV | None = self._staging.take((Kind.ACTIVATION, key), (scope.tenant, scope.user_id))
+            if staged is not None and staged.failure is None:
+                return staged
+            read.append(kv := read_file())
+            return kv
+
+        return load_cache
+
+    def _reading(self, scope: Scope, cover: Cover, serving: Serving) -> Callable[[], LayeredKV]:
         expected = Expected(
             fingerprint=serving.fingerprint,
             shape=serving.loaded.shape,
@@ -137,15 +158,25 @@ class Reuse:
     def forget(self, keys: Iterable[str]) -> None:
         """Drop what host memory holds of files that are gone."""
         for key in keys:
+            self._staging.drop([(Kind.ACTIVATION, key)])
             self._hot.drop(key)
             with self._lock:
                 self._covers.pop(key, None)
 
-    def _remember(self, cover: Cover) -> None:
+    def _known(self, activation: Activation) -> Cover | None:
+        known = self._covers.get(activation.key)
+        if known is None or known.activation.sources != activation.sources:
+            return None
+        return Cover(activation, known.bundle, known.tokens)
+
+    def _made(self, activation: Activation, notes: Iterable[MemCube], serving: Serving) -> Cover:
+        bundle = bundle_of(map(note_of, notes))
+        cover = Cover(activation, bundle, (*serving.format.head, *bundle.tokens(serving.format.encode_text)))
         with self._lock:
             self._covers[cover.activation.key] = cover
             while len(self._covers) > REMEMBERED:
                 self._covers.pop(next(iter(self._covers)))
+        return cover
 
 
 def _ranked(activations: Sequence[Activation], chosen: Collection[str]) -> list[Activation]:

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from memos.activation.listing import KVFile, RebuildReport
+from memos.activation.miss import KVMiss
 from memos.activation.room import Room
 from memos.config import AUTO_CODEC, Settings
 from memos.cube import Kind, Scope
@@ -20,6 +21,8 @@ from memos.errors import InvalidInput, StoreError
 from memos.plaintext.chosen import chosen
 from memos.plaintext.recall import Hit
 from memos.runtime.host import ModelHost, Serving
+from memos.schedule.foresight.candidate import Candidate
+from memos.schedule.foresight.staging import Staging
 from memos.schedule.task import Report
 from memos.store import namespaces
 from memos.store.activations import Activation, ActivationRepository
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from memos.activation.care import Care
     from memos.activation.files import KVFiles
     from memos.activation.hot import HotFiles
+    from memos.activation.layered import LayeredKV
     from memos.activation.promotion import Promotion
     from memos.activation.reuse import Reuse
 
@@ -43,12 +47,13 @@ Progress = Callable[[int, int], None]
 
 
 class ActivationTier:
-    """Promotion, reuse, removal and care of KV files."""
+    """Promotion, reuse, removal and care of KV files. ``staging`` holds what was prefetched."""
 
-    def __init__(self, settings: Settings, database: Database, models: ModelHost) -> None:
+    def __init__(self, settings: Settings, database: Database, models: ModelHost, staging: Staging) -> None:
         self._settings = settings
         self._database = database
         self._models = models
+        self._staging = staging
         self._folder = settings.home.expanduser() / FOLDER
         self._room = Room(self._folder, settings.kv_bytes, settings.kv_free_bytes)
         self._prefetching = ThreadPoolExecutor(1, "memos-kv-cover")
@@ -78,6 +83,27 @@ class ActivationTier:
     def reuse(self) -> Reuse:
         """Finding and loading the file that covers the memories of a prompt."""
         return self._reuse
+
+    def holds(self, candidate: Candidate, serving: Serving) -> bool:
+        """Return whether the cache of a file is in host memory because it was used."""
+        return self._reuse.holds(candidate.key)
+
+    def fetch(self, scope: Scope, candidate: Candidate, serving: Serving) -> LayeredKV | None:
+        """Begin to load a file ahead of its use; ``None`` if it cannot be used, or not now."""
+        try:
+            return self._reuse.fetch(scope, candidate.cube_id, serving)
+        except KVMiss as miss:
+            logger.debug("a KV file was not prefetched: %s", miss)
+            return None
+
+    def settle(self, value: LayeredKV) -> bool:
+        """Wait until a file was read; return whether it can be used."""
+        try:
+            value.wait()
+        except KVMiss as miss:
+            logger.debug("a KV file was not prefetched: %s", miss)
+            return False
+        return True
 
     def prefetch(self, scope: Scope, hits: Sequence[Hit]) -> None:
         """Begin to load the file a chat about these hits would need, if a model is loaded that could use it."""
@@ -190,7 +216,7 @@ class ActivationTier:
     def _reuse(self) -> Reuse:
         from memos.activation.reuse import Reuse
 
-        return Reuse(self._database, self._files, self._hot)
+        return Reuse(self._database, self._files, self._hot, self._staging)
 
     @cached_property
     def _care(self) -> Care:

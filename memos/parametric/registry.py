@@ -114,12 +114,12 @@ class Registry:
 
     # ------------------------------------------------------------ out
 
-    def load(self, scope: Scope, record: AdapterRecord) -> Trained:
-        """Return what a row's file holds, fit for the present model.
+    def load(self, scope: Scope, record: AdapterRecord, known: Trained | None = None) -> Trained:
+        """Return what a row's file holds, fit for the present model; it is read, unless it is ``known`` already.
 
         Raises :class:`AdapterRefused`, and :class:`NotFound` if it went meanwhile, with its notes perhaps.
         """
-        trained = self.read(scope, record)
+        trained = self.read(scope, record) if known is None else known
         check(trained, self._frame(), self._settings.adapter_max_rank)
         with self._database.read() as connection:  # after the file was read: what is gone by then is not handed out
             namespace = namespaces.find(connection, scope)

@@ -21,7 +21,9 @@ from memos.parametric.index import AdapterIndex
 from memos.parametric.listing import AdapterInfo
 from memos.parametric.room import TalliedRoom
 from memos.plaintext.chosen import chosen
-from memos.runtime.host import ModelHost
+from memos.runtime.host import ModelHost, Serving
+from memos.schedule.foresight.candidate import Candidate
+from memos.schedule.foresight.staging import Staging
 from memos.schedule.task import Report
 from memos.store.adapters import AdapterRecord
 from memos.store.database import Database
@@ -45,12 +47,16 @@ OnGone = Callable[[Sequence[str]], None]
 
 
 class ParametricTier:
-    """The registry of adapters and cartridges: publication, versions, removal, and the way to PEFT and back."""
+    """The registry of adapters and cartridges: publication, versions, removal, and the way to PEFT and back.
 
-    def __init__(self, settings: Settings, database: Database, models: ModelHost) -> None:
+    ``staging`` holds what was prefetched.
+    """
+
+    def __init__(self, settings: Settings, database: Database, models: ModelHost, staging: Staging) -> None:
         self._settings = settings
         self._database = database
         self._models = models
+        self._staging = staging
         self._folder = settings.home.expanduser() / FOLDER
         self._room = TalliedRoom(self._folder, settings.adapter_bytes, settings.kv_free_bytes)
         #: Held while a file is published with its row, and while files without a row are removed.
@@ -177,11 +183,24 @@ class ParametricTier:
         return self._index.named(scope, cube_id)
 
     def load(self, scope: Scope, record: AdapterRecord) -> Trained:
-        """Read an adapter or cartridge and check it against the model.
+        """Take an adapter or cartridge that was prefetched, or read it, and check it against the model.
 
         Raises :class:`AdapterRefused`, and :class:`NotFound` if it was removed meanwhile.
         """
-        return self._registry.load(scope, record)
+        staged = self._staging.take((Kind.PARAMETRIC, record.key), (scope.tenant, scope.user_id))
+        return self._registry.load(scope, record, staged)
+
+    def holds(self, candidate: Candidate, serving: Serving) -> bool:
+        """Return whether the page pool holds an adapter or cartridge."""
+        return serving.runtime.holds(candidate.digest)
+
+    def fetch(self, scope: Scope, candidate: Candidate, serving: Serving) -> Trained:
+        """Read an adapter or cartridge ahead of its use. Raises as :meth:`named` and :meth:`load`."""
+        return self._registry.load(scope, self.named(scope, candidate.cube_id))
+
+    def settle(self, value: Trained) -> bool:
+        """Return whether what was fetched can be used: it was read by then."""
+        return True
 
     def count_use(self, scope: Scope, cube_ids: Sequence[str]) -> None:
         """Count that a reply was made with these."""
@@ -227,6 +246,7 @@ class ParametricTier:
             tell(digests)
         if not keys:
             return True
+        self._staging.drop([(Kind.PARAMETRIC, key) for key in keys])
         with self.publishing:
             with self._database.read() as connection:
                 gone = set(keys) - adapter_keys(connection)  # published again meanwhile: equal bytes, and needed

@@ -141,6 +141,10 @@ class Admission:
             self.residents.drop_made_with(digest)
             self.ahead.forget(digest)
 
+    def holds(self, digest: str) -> bool:
+        """Return whether an adapter or cartridge is there, whole. Nobody uses it by that."""
+        return any(self.residents.find(key) is not None for key in (("adapter", digest), digest))
+
     def measured(self, tokens: int, seconds: float) -> None:
         """Learn what a token of a prompt takes, from forwards of many tokens."""
         if tokens >= LARGE:

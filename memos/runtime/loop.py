@@ -141,6 +141,11 @@ class Runtime:
         with self._change:
             self._scheduler.drop(digests)
 
+    def holds(self, digest: str) -> bool:
+        """Return whether the pool holds an adapter or cartridge, whole."""
+        with self._change:
+            return self._scheduler.admission.holds(digest)
+
     @property
     def pool(self) -> PoolUse:
         """What the page pool holds."""

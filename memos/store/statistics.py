@@ -19,6 +19,9 @@ class Statistics(Frozen):
     ``activations`` counts KV files that stand now, with their tokens and bytes on disk, how often chats used them
     (``hits``), how often one that should have served could not (``misses``), and the tokens chats did not recompute.
     ``adapters`` counts what is published in the parametric tier, with the bytes and uses of all its versions.
+    Of what was not in host memory by its last use, ``prefetch_hits`` had been brought there before it was needed and
+    ``prefetch_misses`` had to be read then; ``prefetch_hit_rate`` is the share of the former. ``prefetch_bytes`` were
+    brought there, ``prefetch_wasted_bytes`` of them dropped unused. The engine counts these since it opened the store.
     """
 
     user_id: str
@@ -42,6 +45,11 @@ class Statistics(Frozen):
     adapters: int = 0
     adapter_bytes: int = 0
     adapter_hits: int = 0
+    prefetch_hits: int = 0
+    prefetch_misses: int = 0
+    prefetch_hit_rate: float = 0.0
+    prefetch_bytes: int = 0
+    prefetch_wasted_bytes: int = 0
 
 
 def statistics(database: Database, scope: Scope) -> Statistics:

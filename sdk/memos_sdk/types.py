@@ -242,7 +242,7 @@ class Statistics(Model):
     """What a namespace holds.
 
     ``merged`` counts near-duplicates that one of the ``memories`` stands for, ``waiting`` those whose note is not
-    written yet.
+    written yet. The figures of prefetching count since the process opened the store.
     """
 
     user_id: str
@@ -266,6 +266,11 @@ class Statistics(Model):
     adapters: int = 0
     adapter_bytes: int = 0
     adapter_hits: int = 0
+    prefetch_hits: int = 0
+    prefetch_misses: int = 0
+    prefetch_hit_rate: float = 0.0
+    prefetch_bytes: int = 0
+    prefetch_wasted_bytes: int = 0
 
 
 class RejectedLine(Model):

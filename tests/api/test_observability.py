@@ -106,6 +106,8 @@ def test_what_the_store_did_and_holds_is_counted(service: Any) -> None:
         found = {name: value for (name, labels), value in samples(client).items() if not labels}
         every = samples(client).items()
         held = {dict(labels)["what"]: value for (name, labels), value in every if name == "memos_held"}
+        what = {dict(labels)["what"]: value for (name, labels), value in every if name == "memos_prefetched_total"}
+    assert what == dict.fromkeys(("hits", "misses", "bytes", "wasted_bytes"), 0)  # no chat has loaded a model
     assert found["memos_memories_stored_total"] == 2
     assert found["memos_memories_recalled_total"] == 1  # the same text twice is one hit
     assert (held["memories"], held["namespaces"]) == (2, 1)

@@ -44,7 +44,7 @@ from memos.parametric.distil.folder import forget_trainings
 from memos.parametric.listing import AdapterInfo
 from memos.parametric.tier import ParametricTier
 from memos.payloads.tiers import payload_files
-from memos.plaintext.chosen import chosen
+from memos.plaintext.chosen import check_present, chosen
 from memos.plaintext.forgetting import Forgetter
 from memos.plaintext.intake import check_batch, check_count, check_text
 from memos.plaintext.notes.keeper import NoteKeeper
@@ -63,6 +63,7 @@ from memos.schedule.heat import Cooling, HeatLog
 from memos.schedule.keeping import Keeping
 from memos.schedule.moving.move import Move
 from memos.schedule.moving.mover import Hands, Mover
+from memos.schedule.pace import Pace
 from memos.schedule.queue import Queue
 from memos.schedule.scrub import SCRUB, Scrubbed, ScrubReport, scrub, scrub_all
 from memos.schedule.task import Report, Task
@@ -148,8 +149,9 @@ class MemoryOS:
         self.upkeep.work += [self.expire, self.database.scrub_again, scrubbing]
         if self.settings.plan_hours:
             self.upkeep.work.append(Seldom(self._plan_all, self.settings.plan_hours * 3_600))
+        pace = Pace.of(self.settings)
         notes: dict[str, Task] = {NOTES: self._write_notes}
-        self._notes: Queue = workers or Executor(self.database, notes, name="memos-notes")
+        self._notes: Queue = workers or Executor(self.database, notes, "memos-notes", pace)
         self._writer = NoteWriter(self.database, self._embedder, self.settings, self._discard, self._notes.submit)
         self._receipt_keys = ReceiptKeys(self.settings)
         self._forgetter = Forgetter(self.database, self.settings, self._receipt_keys, self._discard, self._notes.submit)
@@ -160,7 +162,7 @@ class MemoryOS:
             RETRAIN: self.parametric.run_retraining,
             SCRUB: lambda scope, payload, report: self.scrub(report).model_dump(mode="json"),
         }
-        self._jobs: Queue = workers or Executor(self.database, moves)
+        self._jobs: Queue = workers or Executor(self.database, moves, pace=pace)
         #: What jobs can be of, for workers.
         self.tasks = moves if self.settings.notes == OFF else moves | notes
         hands = Hands(self.promote, self.demote, self.job)
@@ -300,7 +302,11 @@ class MemoryOS:
     def repeated(self, receipt: object) -> DeletionReceipt:
         """Return the receipt of a deletion that was carried out before, from what was kept of it."""
         given = read_receipt(receipt)
-        return self._settle(Scope(tenant=given.tenant, user_id=given.user_id), given)
+        scope = Scope(tenant=given.tenant, user_id=given.user_id)
+        keys = {place: tuple(given.keys_in(place)) for place in ("kv", "adapters")}
+        # Whoever carried it out may have died before it removed the files.
+        kept = self._discard(scope, Gone(kv_keys=keys["kv"], adapter_keys=keys["adapters"]))
+        return self._settle(scope, given.model_copy(update={"pending": (*given.pending, *kept)}))
 
     # ------------------------------------------------------------ reading
 
@@ -729,6 +735,7 @@ class MemoryOS:
         return keeper.run(scope, payload, report)
 
     def _queued(self, connection: Connection, namespace: Namespace, task: str, payload: dict[str, Any]) -> str:
+        check_present(connection, namespace.id, payload["ids"])
         repository = JobRepository(connection, namespace.id)
         check_jobs(self.settings, repository.unfinished())
         job_id = repository.add(task, payload)

@@ -36,7 +36,7 @@ TWO_IN = 5
 CHECKED = 20
 CLIENTS = 4
 #: Memories of each user, and receipts, that are looked at then; in the end it is every one.
-LOOKED_AT = 50
+LOOKED_AT = 15
 SETTINGS = {"embedder": "openai:hash", "index_threshold": 20, "notes": "offline", "lease_s": 2.0, "retry_s": 0.5}
 
 logger = logging.getLogger(__name__)

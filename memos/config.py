@@ -105,6 +105,16 @@ class Settings(BaseSettings):
     quota_kv_bytes: int = Field(0, ge=0, description="Most KV files of one user.")
     quota_adapter_bytes: int = Field(0, ge=0, description="Most adapters of one user.")
     quota_jobs: int = Field(0, ge=0, description="Most jobs of one user that wait or run.")
+    lease_s: float = Field(
+        60.0,
+        gt=0,
+        description="Seconds that a job is left to a worker of which nothing is heard.",
+    )
+    retry_s: float = Field(
+        4.0,
+        gt=0,
+        description="Seconds until a job that failed may be tried again; four times that after the next time.",
+    )
     plan_hours: float = Field(
         0.0,
         ge=0,

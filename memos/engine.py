@@ -46,7 +46,7 @@ from memos.parametric.distil.folder import forget_trainings
 from memos.parametric.listing import AdapterInfo
 from memos.parametric.tier import ParametricTier
 from memos.payloads.tiers import payload_files
-from memos.plaintext.chosen import chosen
+from memos.plaintext.chosen import check_present, chosen
 from memos.plaintext.forgetting import Forgetter
 from memos.plaintext.intake import check_batch, check_count, check_text
 from memos.plaintext.notes.keeper import NoteKeeper
@@ -61,14 +61,15 @@ from memos.runtime.host import ModelHost
 from memos.schedule.celery_queue import celery_queue
 from memos.schedule.executor import Executor
 from memos.schedule.expiry import Expired, expire
-from memos.schedule.fusing.fuser import Afterwards, Fuser
 from memos.schedule.foresight.prefetcher import Prefetcher, Tier, owner_of
 from memos.schedule.foresight.reading import Reading
 from memos.schedule.foresight.staging import Counts, Staging
+from memos.schedule.fusing.fuser import Afterwards, Fuser
 from memos.schedule.heat import Cooling, HeatLog
 from memos.schedule.keeping import Keeping
 from memos.schedule.moving.move import Move
 from memos.schedule.moving.mover import Hands, Mover
+from memos.schedule.pace import Pace
 from memos.schedule.queue import Queue
 from memos.schedule.scrub import SCRUB, Scrubbed, ScrubReport, scrub, scrub_all
 from memos.schedule.task import Report, Task
@@ -158,8 +159,9 @@ class MemoryOS:
         self.upkeep.work += [self.expire, self.database.scrub_again, scrubbing]
         if self.settings.plan_hours:
             self.upkeep.work.append(Seldom(self._plan_all, self.settings.plan_hours * 3_600))
+        pace = Pace.of(self.settings)
         notes: dict[str, Task] = {NOTES: self._write_notes}
-        self._notes: Queue = workers or Executor(self.database, notes, name="memos-notes")
+        self._notes: Queue = workers or Executor(self.database, notes, "memos-notes", pace)
         self._writer = NoteWriter(self.database, self._embedder, self.settings, self._discard, self._notes.submit)
         self._receipt_keys = ReceiptKeys(self.settings)
         self._forgetter = Forgetter(self.database, self.settings, self._receipt_keys, self._discard, self._notes.submit)
@@ -176,7 +178,7 @@ class MemoryOS:
             FUSE_ADAPTERS: self.parametric.run_fusion,
             SCRUB: lambda scope, payload, report: self.scrub(report).model_dump(mode="json"),
         }
-        self._jobs: Queue = workers or Executor(self.database, moves)
+        self._jobs: Queue = workers or Executor(self.database, moves, pace=pace)
         #: What jobs can be of, for workers.
         self.tasks = moves if self.settings.notes == OFF else moves | notes
         hands = Hands(self.promote, self.demote, self._fuser.carry_out, self._fuser.split, self.job)
@@ -317,7 +319,11 @@ class MemoryOS:
     def repeated(self, receipt: object) -> DeletionReceipt:
         """Return the receipt of a deletion that was carried out before, from what was kept of it."""
         given = read_receipt(receipt)
-        return self._settle(Scope(tenant=given.tenant, user_id=given.user_id), given)
+        scope = Scope(tenant=given.tenant, user_id=given.user_id)
+        keys = {place: tuple(given.keys_in(place)) for place in ("kv", "adapters")}
+        # Whoever carried it out may have died before it removed the files.
+        kept = self._discard(scope, Gone(kv_keys=keys["kv"], adapter_keys=keys["adapters"]))
+        return self._settle(scope, given.model_copy(update={"pending": (*given.pending, *kept)}))
 
     # ------------------------------------------------------------ reading
 
@@ -799,6 +805,7 @@ class MemoryOS:
         return self.job(scope.tenant, job_id)
 
     def _queued(self, connection: Connection, namespace: Namespace, task: str, payload: dict[str, Any]) -> str:
+        check_present(connection, namespace.id, payload["ids"])
         repository = JobRepository(connection, namespace.id)
         check_jobs(self.settings, repository.unfinished())
         job_id = repository.add(task, payload)

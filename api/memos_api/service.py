@@ -53,9 +53,7 @@ class Service:
         self.probes = Pool("probe", 4, 16, settings.timeout_s)
         self.upstream = Upstream(settings) if settings.upstream_url else None
         #: Where files are on their way in and out.
-        self.passage = swept(
-            engine.settings.home.expanduser() / "transfer", 0.0 if engine.database.is_sqlite else 2 * slow
-        )
+        self.passage = swept(engine.settings.home.expanduser() / "transfer")
         self.loop = asyncio.get_running_loop()
         self.stopping = asyncio.Event()
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import time
 import zipfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -17,10 +16,13 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from memos.activation.room import abandoned, locked
 from memos.errors import InvalidInput, MemosError, StoreFull
 from memos_api.pools import Pool
 
 NAME = "import"
+#: A file that is locked as long as somebody is at what lies beside it.
+LOCK = "lock"
 #: Bytes of a file's name on common file systems.
 LONGEST_NAME = 255
 #: Bytes read at a time.
@@ -29,12 +31,13 @@ PIECE = 1 << 20
 PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
-def swept(root: Path, age_s: float) -> Path:
-    """Return the folder for files on their way, rid of what a process left there that was killed ``age_s`` ago."""
+def swept(root: Path) -> Path:
+    """Return the folder for files on their way, rid of what processes left there that were killed."""
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for left in root.iterdir():
-        with suppress(FileNotFoundError):  # another process was faster
-            if time.time() - left.stat().st_mtime >= age_s:
+    with locked(root / LOCK):
+        for left in root.iterdir():
+            lock = left / LOCK
+            if left.is_dir() and (abandoned(lock) or not lock.exists()):
                 shutil.rmtree(left, ignore_errors=True)
     return root
 
@@ -56,11 +59,20 @@ async def received(request: Request, pool: Pool, root: Path, name: str | None) -
 @contextmanager
 def passing(root: Path) -> Iterator[Path]:
     """Yield a folder that goes with the block, and whose name stands in no error."""
-    with tempfile.TemporaryDirectory(dir=root, ignore_cleanup_errors=True) as folder:
+    with ExitStack() as until_the_end:
+        with locked(root / LOCK):  # nobody takes it for abandoned before it has its lock
+            whole = Path(until_the_end.enter_context(_temporary(root)))
+            until_the_end.enter_context(locked(whole / LOCK))
+        folder = whole / "files"
+        folder.mkdir()
         try:
-            yield Path(folder)
+            yield folder
         except MemosError as error:
             raise type(error)(error.message.replace(f"{folder}/", ""), **error.extra) from error
+
+
+def _temporary(root: Path) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(dir=root, ignore_cleanup_errors=True)
 
 
 class FileAnswer(StreamingResponse):

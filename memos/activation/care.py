@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Sequence
 
 from memos.activation.files import Found, KVFiles
 from memos.activation.listing import KVFile, RebuildReport
 from memos.activation.promotion import indexed
+from memos.activation.publishing import Publishing
 from memos.clock import now_us
 from memos.cube import Scope
 from memos.store import namespaces
@@ -22,7 +22,7 @@ Progress = Callable[[int, int], None]
 class Care:
     """Checks files against the index, and the index against the files."""
 
-    def __init__(self, database: Database, files: KVFiles, publishing: threading.Lock) -> None:
+    def __init__(self, database: Database, files: KVFiles, publishing: Publishing) -> None:
         self._database = database
         self._files = files
         self._publishing = publishing
@@ -51,7 +51,7 @@ class Care:
                 progress(done, len(spaces))
             with self._database.read() as connection:
                 needed = {one.key for space in spaces for one in ActivationRepository(connection, space.id).all()}
-            removed = self._files.sweep(needed, min_age_s=0.0)
+            removed = self._files.sweep(needed)
         return report.model_copy(update={"removed": removed})
 
     def _whole(self, tenant: str) -> list[Found]:

@@ -130,9 +130,9 @@ class KVFiles:
         """Remove a file; return whether it is gone now, which it also is if there was none."""
         return self._room.remove(key)
 
-    def sweep(self, live_keys: Collection[str], min_age_s: float) -> int:
+    def sweep(self, live_keys: Collection[str]) -> int:
         """Do what :meth:`Room.sweep` does."""
-        return self._room.sweep(live_keys, min_age_s)
+        return self._room.sweep(live_keys)
 
     # ------------------------------------------------------------ reading
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from memos.activation.container import KVHeader
 from memos.activation.files import Found, KVFiles, Published
 from memos.activation.kv import KVBlock
 from memos.activation.loss import measured_loss
+from memos.activation.publishing import Publishing
 from memos.clock import now_us
 from memos.config import AUTO_CODEC, Settings
 from memos.cube import Scope
@@ -51,7 +51,7 @@ class Promotion:
         database: Database,
         models: ModelHost,
         files: KVFiles,
-        publishing: threading.Lock,
+        publishing: Publishing,
     ) -> None:
         self._settings = settings
         self._database = database

@@ -8,7 +8,6 @@ import fcntl
 import os
 import re
 import secrets
-import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,7 +42,6 @@ class Entry:
 
     path: Path
     bytes: int
-    modified: float
     temporary: bool
 
     @property
@@ -91,34 +89,25 @@ class Room:
             return False
         return True
 
-    def sweep(self, live_keys: Collection[str], min_age_s: float) -> int:
-        """Remove what killed publications left, and files of no live key last written ``min_age_s`` ago or earlier.
+    def sweep(self, live_keys: Collection[str]) -> int:
+        """Remove what killed publications left, and files of no live key; return how many.
 
-        Returns how many files were removed. Raises :class:`StoreUnavailable`.
+        Nobody may publish meanwhile (:mod:`memos.activation.publishing`). Raises :class:`StoreUnavailable`.
         """
-        oldest = time.time() - min_age_s
         try:
             with self.locked():
                 entries = list(self.entries())
                 stale = [entry.path for entry in entries if entry.temporary and abandoned(entry.path)]
         except OSError as error:
             raise failure(error, self.root, self._words) from error
-        orphans = [
-            entry.path
-            for entry in entries
-            if not entry.temporary and entry.key not in live_keys and entry.modified <= oldest
-        ]
+        orphans = [entry.path for entry in entries if not entry.temporary and entry.key not in live_keys]
         return sum(_unlinked(path) for path in [*stale, *orphans])
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep every other thread and process from reserving room, and from sweeping."""
-        handle = os.open(self.root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with locked(self.root / _LOCK):
             yield
-        finally:
-            os.close(handle)
 
     @contextmanager
     def reserve(self, folder: Path, size: int) -> Iterator[tuple[int, Path]]:
@@ -179,13 +168,24 @@ def _entries(folder: str) -> Iterator[Entry]:
                 with contextlib.suppress(FileNotFoundError):
                     status = file.stat(follow_symlinks=False)
                     linked = temporary and status.st_nlink > 1  # published already, and counted there
-                    yield Entry(Path(file.path), 0 if linked else status.st_size, status.st_mtime, temporary)
+                    yield Entry(Path(file.path), 0 if linked else status.st_size, temporary)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep every other thread and process from locking a file, made if need be, until the block or the process ends."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def abandoned(path: Path) -> bool:
     """Whether the process that wrote a temporary file is gone."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)  # to write, or NFS knows no lock
     except OSError:
         return False
     try:

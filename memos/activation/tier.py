@@ -6,7 +6,6 @@ This module stays light: torch loads with the first promotion, chat or KV file t
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from memos.activation.listing import KVFile, RebuildReport
 from memos.activation.miss import KVMiss
+from memos.activation.publishing import Publishing
 from memos.activation.room import Room
 from memos.config import AUTO_CODEC, Settings
 from memos.cube import Kind, Scope
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FOLDER = "kv"
-#: Orphans younger than this may belong to another process that has not yet published their cube.
-ORPHAN_AGE_S = 3_600.0
 
 Progress = Callable[[int, int], None]
 
@@ -57,8 +55,7 @@ class ActivationTier:
         self._folder = settings.home.expanduser() / FOLDER
         self._room = Room(self._folder, settings.kv_bytes, settings.kv_free_bytes)
         self._prefetching = ThreadPoolExecutor(1, "memos-kv-cover")
-        #: Held while a file is published with its cube, and while files without a cube are removed.
-        self.publishing = threading.Lock()
+        self.publishing = Publishing(self._folder)
 
     # ------------------------------------------------------------ promotion
 
@@ -148,7 +145,7 @@ class ActivationTier:
         with self.publishing, self._database.read() as connection:
             needed = activation_keys(connection)
             try:
-                return self._room.sweep(needed, min_age_s=0.0 if self._database.is_sqlite else ORPHAN_AGE_S)
+                return self._room.sweep(needed)
             except StoreError as error:
                 logger.warning("KV files were not swept: %s", error)
                 return 0

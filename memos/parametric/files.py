@@ -92,9 +92,9 @@ class AdapterFiles:
         """Remove a file; return whether it is gone now, which it also is if there was none."""
         return self._room.remove(key)
 
-    def sweep(self, live_keys: Collection[str], min_age_s: float) -> int:
+    def sweep(self, live_keys: Collection[str]) -> int:
         """Do what :meth:`memos.activation.room.Room.sweep` does."""
-        return self._room.sweep(live_keys, min_age_s)
+        return self._room.sweep(live_keys)
 
     # ------------------------------------------------------------ inside
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from memos.activation.publishing import Publishing
 from memos.clock import now_us
 from memos.config import Settings
 from memos.cube import Scope
@@ -45,7 +45,7 @@ class Registry:
         database: Database,
         models: ModelHost,
         files: AdapterFiles,
-        publishing: threading.Lock,
+        publishing: Publishing,
     ) -> None:
         self._settings = settings
         self._database = database

@@ -6,13 +6,12 @@ This module stays light: torch loads with the first adapter that is published, i
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memos.activation.tier import ORPHAN_AGE_S
+from memos.activation.publishing import Publishing
 from memos.config import Settings
 from memos.cube import Kind, Scope, check_name
 from memos.errors import Conflict, InvalidInput, NotFound, StoreError
@@ -59,8 +58,7 @@ class ParametricTier:
         self._staging = staging
         self._folder = settings.home.expanduser() / FOLDER
         self._room = TalliedRoom(self._folder, settings.adapter_bytes, settings.kv_free_bytes)
-        #: Held while a file is published with its row, and while files without a row are removed.
-        self.publishing = threading.Lock()
+        self.publishing = Publishing(self._folder)
         self._index = AdapterIndex(database)
         #: Called as soon as the transaction that invalidated adapters is committed, before their files are removed.
         self.on_gone: list[OnGone] = []
@@ -268,7 +266,7 @@ class ParametricTier:
         with self.publishing, self._database.read() as connection:
             needed = adapter_keys(connection)
             try:
-                removed = self._room.sweep(needed, min_age_s=0.0 if self._database.is_sqlite else ORPHAN_AGE_S)
+                removed = self._room.sweep(needed)
                 self._room.recount()
             except (StoreError, OSError) as error:
                 logger.warning("adapters were not swept: %s", error)

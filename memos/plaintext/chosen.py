@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sqlalchemy import Connection
+
 from memos.cube import Scope, check_name
-from memos.errors import InvalidInput
+from memos.errors import InvalidInput, NotFound
 from memos.store import namespaces
 from memos.store.cubes import CubeRepository
 from memos.store.database import Database
@@ -31,6 +33,17 @@ def chosen(database: Database, tenant: str, cube_ids: object, user_id: str | Non
     if derived:
         raise InvalidInput(f"{derived[0]!r} is no memory but a cube made from some; promote those")
     return scope, ids
+
+
+def check_present(connection: Connection, namespace_id: int, cube_ids: Sequence[str]) -> None:
+    """Raise :class:`NotFound` for a memory that was forgotten since it was chosen.
+
+    For transactions that hold the namespace: until they end, nobody forgets anything of it.
+    """
+    found = CubeRepository(connection, namespace_id).existing(cube_ids)
+    gone = [cube_id for cube_id in cube_ids if cube_id not in found]
+    if gone:
+        raise NotFound(f"no memory {gone[0]!r} here; it may have been forgotten")
 
 
 def _checked(given: object) -> list[str]:

@@ -20,6 +20,7 @@ from memos.embedding.serving import ServingEmbedder, register
 from memos.errors import Conflict, InvalidInput, NotFound, VersionConflict
 from memos.ids import new_id
 from memos.plaintext.analysis import terms
+from memos.plaintext.chosen import check_present
 from memos.plaintext.erasing import dissolve
 from memos.plaintext.intake import check_metadata, check_text, speaker_of
 from memos.store import namespaces, once
@@ -179,6 +180,7 @@ class NoteWriter:
         with self._database.write() as connection:
             namespace = namespaces.open_for_write(connection, scope)
             ids = NoteRepository(connection, namespace.id).fallen_back() if cube_ids is None else list(cube_ids)
+            check_present(connection, namespace.id, ids)
             job = JobRepository(connection, namespace.id).add(NOTES, {"ids": ids})
             once.record(connection, namespace.id, job_id=job)
         self._submit(scope, job)

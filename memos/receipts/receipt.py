@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Literal
 
@@ -40,6 +40,13 @@ class DeletionReceipt(Frozen):
     deleted_at: datetime
     key: str = ""
     signature: str = ""
+
+    def keys_in(self, place: str) -> Iterator[str]:
+        """Yield the keys of the files of a place."""
+        for name in self.files:
+            where, _, key = name.partition("/")
+            if where == place:
+                yield key
 
 
 def signed_bytes(receipt: DeletionReceipt) -> bytes:

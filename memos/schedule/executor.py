@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from memos.cube import Scope
 from memos.errors import StoreError
+from memos.schedule.pace import USUAL, Pace
 from memos.schedule.runner import Runner
 from memos.schedule.task import Task
 from memos.store.database import Database
@@ -21,11 +22,13 @@ LOOK_S = 10.0
 class Executor:
     """Runs the jobs of one process, one after another, in a thread that starts when there is something to look at."""
 
-    def __init__(self, database: Database, tasks: Mapping[str, Task], name: str = "memos-jobs") -> None:
+    def __init__(
+        self, database: Database, tasks: Mapping[str, Task], name: str = "memos-jobs", pace: Pace = USUAL
+    ) -> None:
         self._name = name
         self._alone = database.is_sqlite
         self._first = True
-        self._runner = Runner(database, tasks)
+        self._runner = Runner(database, tasks, pace)
         self._woken = threading.Event()
         self._stopping = threading.Event()
         self._starting = threading.Lock()

@@ -11,10 +11,10 @@ MAY_PASS: tuple[type[MemosError], ...] = (StoreUnavailable, EmbedderUnavailable,
 FIRST_US, LONGEST_US = 4_000_000, 300_000_000
 
 
-def delay_us(attempt: int) -> int:
+def delay_us(attempt: int, first_us: int = FIRST_US) -> int:
     """Return the wait after the ``attempt``-th failure (from 1), in microseconds: 4 s, 16 s, 64 s ... 5 min.
 
     It varies by half, so that what failed together does not come back together.
     """
-    wait = min(LONGEST_US, FIRST_US << 2 * (attempt - 1))
+    wait = min(LONGEST_US, first_us << 2 * (attempt - 1))
     return round(wait * random.uniform(0.5, 1.5))

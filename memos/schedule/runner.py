@@ -14,11 +14,12 @@ from memos.clock import now_us
 from memos.cube import Scope
 from memos.errors import MemosError
 from memos.schedule.heart import Heart
+from memos.schedule.pace import USUAL, Pace
 from memos.schedule.retry import MAY_PASS, delay_us
 from memos.schedule.task import Cancelled, Interrupted, Superseded, Task
 from memos.store.database import Database
 from memos.store.jobs import JobState
-from memos.store.leases import LEASE_US, Lease, LeaseRepository, Standing, claim
+from memos.store.leases import Lease, LeaseRepository, Standing, claim
 from memos.store.scoped import abandoned_jobs, due_jobs, next_due
 
 logger = logging.getLogger(__name__)
@@ -33,11 +34,11 @@ class Runner:
     What is written here need not be lasting: a job whose record is lost in a power cut is run again.
     """
 
-    def __init__(self, database: Database, tasks: Mapping[str, Task], lease_us: int = LEASE_US) -> None:
+    def __init__(self, database: Database, tasks: Mapping[str, Task], pace: Pace = USUAL) -> None:
         self._database = database
         self._tasks = tasks
-        self._lease_us = lease_us
-        self._heart = Heart(database, lease_us)
+        self._pace = pace
+        self._heart = Heart(database, pace.lease_us)
         self._stopping = threading.Event()
         self._served = ""
 
@@ -92,7 +93,7 @@ class Runner:
                 change(LeaseRepository(connection, lease.namespace_id), lease)
             if not more or self._stopping.is_set():
                 return None
-            claimed = claim(connection, self._tasks.keys(), self._served, self._lease_us)
+            claimed = claim(connection, self._tasks.keys(), self._served, self._pace.lease_us)
         if claimed is not None:
             self._served = claimed.scope.tenant
         return claimed
@@ -110,7 +111,7 @@ class Runner:
             logger.warning("job %s was left to another runner: its lease ended here", lease.job_id)
             return _nothing
         except MemosError as error:
-            return _failure(lease, error)
+            return self._failure(lease, error)
         except BaseException:
             failure = partial(LeaseRepository.end, state=JobState.FAILED, error="internal-error: see the log")
             self._next(lease, failure, more=False)
@@ -121,18 +122,18 @@ class Runner:
         if self._stopping.is_set():
             raise Interrupted
         with self._database.write(lasting=False) as connection:
-            standing = LeaseRepository(connection, lease.namespace_id).keep(lease, progress, self._lease_us)
+            standing = LeaseRepository(connection, lease.namespace_id).keep(lease, progress, self._pace.lease_us)
         if standing is Standing.CANCELLED:
             raise Cancelled
         if standing is Standing.LOST:
             raise Superseded
 
-
-def _failure(lease: Lease, error: MemosError) -> Change:
-    message = f"{error.code}: {error.message}"
-    if isinstance(error, MAY_PASS) and lease.attempt < lease.most:
-        return partial(LeaseRepository.put_off, delay_us=delay_us(lease.attempt), error=message)
-    return partial(LeaseRepository.end, state=JobState.FAILED, error=message)
+    def _failure(self, lease: Lease, error: MemosError) -> Change:
+        message = f"{error.code}: {error.message}"
+        if isinstance(error, MAY_PASS) and lease.attempt < lease.most:
+            delay = delay_us(lease.attempt, self._pace.first_us)
+            return partial(LeaseRepository.put_off, delay_us=delay, error=message)
+        return partial(LeaseRepository.end, state=JobState.FAILED, error=message)
 
 
 def _nothing(jobs: LeaseRepository, lease: Lease) -> None:

@@ -166,6 +166,7 @@ class JobRepository(ScopedRepository):
         them looks again, when it is done, at what is there still.
         """
         gone, changed, under_way = set(cube_ids), 0, False
+        cancelled: list[str] = []
         for row in self.connection.execute(self._select(jobs)).all():
             if gone.isdisjoint(ids_in(json.dumps([row.payload, row.result]))):
                 continue
@@ -173,8 +174,11 @@ class JobRepository(ScopedRepository):
             ends = {} if left or row.state in FINAL else _ended(row.state)
             change = self._update(jobs).where(jobs.c.id == row.id)
             self.connection.execute(change.values(payload={**row.payload, "ids": left}, result=None, **ends))
+            cancelled += [row.task] if "state" in ends else []
             changed += 1
             under_way |= row.state == JobState.RUNNING and row.task != NOTES
+        for task in cancelled:  # last: runners hold the rows of their jobs while they wait to count
+            count_ended(self.connection, task, JobState.CANCELLED.value)
         return changed, under_way
 
     def leased_since(self, before: int) -> int:

@@ -15,7 +15,9 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, func
 
 from memos.clock import now_us
 from memos.cube import Scope
-from memos.ids import new_id
+from memos.ids import is_id, new_id
+from memos.store import namespaces
+from memos.store.cubes import CubeRepository
 from memos.store.job_totals import count_ended
 from memos.store.jobs import FINAL, JobState
 from memos.store.schema import jobs
@@ -102,12 +104,26 @@ class LeaseRepository(ScopedRepository):
     def end(
         self, lease: Lease, state: JobState, *, result: dict[str, Any] | None = None, error: str | None = None
     ) -> None:
-        """Record how a job ended, if that is still the holder's to say."""
+        """Record how a job ended, if that is still the holder's to say.
+
+        A result that names what was forgotten in the meantime is not kept.
+        """
+        if result is not None and self._outdated(result):
+            result = None
         done = 1.0 if state is JobState.DONE else None
         values = {"ending": state.value, "outcome": result, "failure": error, "done": done, "now": now_us()}
         task = self._run(self._END, job=lease.job_id, holder=lease.owner, **values).scalar()
         if task is not None:
             count_ended(self.connection, task, state.value)
+
+    def _outdated(self, result: Mapping[str, Any]) -> bool:
+        """Whether a result names a cube that is gone. A deletion that comes later takes it out of the result itself."""
+        values = [one for value in result.values() for one in (value if isinstance(value, list) else [value])]
+        named = sorted({one for one in values if is_id(one)})
+        if not named:
+            return False
+        namespaces.lock(self.connection, self.namespace_id)
+        return len(CubeRepository(self.connection, self.namespace_id).existing(named)) < len(named)
 
     def give_back(self, lease: Lease) -> None:
         """Queue a job again whose runner has to stop; the attempt does not count."""

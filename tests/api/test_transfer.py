@@ -18,6 +18,7 @@ from memos.activation.tier import ActivationTier
 from memos.config import Settings
 from memos.embedding.base import Embedder
 from memos.engine import MemoryOS
+from memos_api.upload import passing, swept
 from memos_sdk import Memory
 from memos_sdk.errors import Conflict, ImportRefused, InvalidInput, NotFound
 
@@ -80,7 +81,7 @@ def test_nothing_stays_on_its_way(memory: Memory, tmp_path: Path, running: Any) 
         memory.export_adapter("01900000-0000-7000-8000-000000000000", path=tmp_path / "adapter")
     with httpx.stream("GET", f"{running.url}/v1/export", headers={"Authorization": f"Bearer {running.key()}"}):
         pass  # a client that leaves before it has read anything
-    assert list(running.service.passage.iterdir()) == []
+    assert list(running.service.passage.glob("*/")) == []
 
 
 def test_what_a_killed_process_left_is_swept(tmp_path: Path, embedder: Embedder, serve: Callable[..., Any]) -> None:
@@ -89,6 +90,14 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path, embedder: Embedder,
     (left / "memories.jsonl").write_text("what was forgotten since")
     with serve(lambda: MemoryOS(Settings(home=tmp_path), embedder)):
         assert not left.exists()
+
+
+def test_what_is_on_its_way_is_not_swept(tmp_path: Path) -> None:
+    with passing(tmp_path) as folder:
+        (folder / "memories.jsonl").write_text("of another process")
+        assert swept(tmp_path) == tmp_path
+        assert (folder / "memories.jsonl").exists()
+    assert list(tmp_path.glob("*/")) == []
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def serve(
 @contextlib.contextmanager
 def running(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server process and stop it when the block ends, in whichever way it ends."""
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         process = subprocess.Popen(
             command,
             cwd=log.parent,
@@ -139,16 +139,26 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, and wait until it answers; what a killed one left behind may hinder it for a moment."""
+        """Start it, and wait until it answers."""
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Start it."""
+        self._process = self._running.enter_context(running(self._command, self._log))
+
+    def wait(self) -> None:
+        """Wait until it answers; what a killed one left behind may hinder it for a moment."""
         deadline = time.monotonic() + START_SECONDS
         while True:
-            self._process = self._running.enter_context(running(self._command, self._log))
+            assert self._process is not None
             try:
                 await_ready(self._process, self._is_ready, self._log)
             except ServerDiedError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
+                self.launch()
                 continue
             return
 

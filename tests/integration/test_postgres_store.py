@@ -55,6 +55,21 @@ def count(engine: MemoryOS, what: str) -> int:
         return int(connection.execute(sa.text(f"SELECT {what}")).scalar_one())
 
 
+def test_file_that_a_dead_process_left_goes_with_the_next_look(postgres: MemoryOS) -> None:
+    """However young it is: as long as somebody publishes, nobody looks."""
+    key = "ab" * 32
+    left = postgres.settings.home / "kv" / "ab" / f"{key}.safetensors"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"keys and values")
+    with postgres.activation.publishing:
+        looking = threading.Thread(target=postgres.scrub)
+        looking.start()
+        looking.join(0.2)
+        assert left.exists()
+    looking.join()
+    assert not left.exists()
+
+
 # ------------------------------------------------------------ one life
 
 

@@ -177,14 +177,13 @@ def test_store_after_forget_all(memory: Memory) -> None:
 def test_jobs_know_nothing_of_it(engine: MemoryOS) -> None:
     """What is to be done with others is still done; what came of it is not told any more."""
     one, two = engine.store_many(Scope(), [{"text": "one"}, {"text": "two"}])
-    made = "01900000-0000-7000-8000-000000000000"
     with engine.database.write() as connection:
         jobs = JobRepository(connection, namespaces.open_for_write(connection, Scope()).id)
         alone, both, done = (jobs.add("elsewhere", {"ids": ids}) for ids in ([one.id], [one.id, two.id], [two.id]))
         leases = LeaseRepository(connection, jobs.namespace_id)
         lease = leases.take(Scope(), done)
         assert lease is not None
-        leases.end(lease, JobState.DONE, result={"cube_id": made, "from": [one.id]})
+        leases.end(lease, JobState.DONE, result={"cube_id": two.id, "from": [one.id]})
     assert engine.forget("default", one.id).removed["jobs"] == 3
     with engine.database.read() as connection:
         rows = connection.execute(sa.text("SELECT id, state, payload, result FROM jobs ORDER BY id")).all()

@@ -73,10 +73,11 @@ class Worker:
             self._engine.close()
 
     def _running(self) -> tuple[MemoryOS, Runner]:
+        from memos.schedule.pace import Pace
         from memos.schedule.runner import Runner
 
         with self._opening:
             if self._engine is None or self._runner is None:
                 self._engine = self._open_engine()
-                self._runner = Runner(self._engine.database, self._engine.tasks)
+                self._runner = Runner(self._engine.database, self._engine.tasks, Pace.of(self._engine.settings))
             return self._engine, self._runner

@@ -23,6 +23,7 @@ from memos.errors import Conflict
 from memos.ids import new_id
 from memos.llm.completion import Completer
 from memos.plaintext.analysis import terms
+from memos.plaintext.chosen import check_present
 from memos.plaintext.erasing import erase
 from memos.plaintext.notes.offline import construct
 from memos.schedule.fusing.clusters import Candidate, Cluster, Known, clusters, compatible
@@ -106,6 +107,7 @@ class Fuser:
                 check_jobs(self._settings, jobs.unfinished())
                 move_id = new_id()
                 ids = [source.cube_id for source in one.sources]
+                check_present(connection, namespace.id, ids)
                 told = {"move": move_id, "reason": one.reason, "undoes": one.undoes}
                 job_id = jobs.add(FUSE, {"ids": ids, **told})
                 queued.append(one.model_copy(update={"id": move_id, "job_id": job_id, "created_at": None}))

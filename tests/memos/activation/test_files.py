@@ -144,7 +144,7 @@ def test_processes_that_publish_and_are_killed(cabinet: Any, start: Callable[...
             assert cabinet.files.verify("alice", name.removesuffix(".safetensors")) is None
     for one in acknowledged:
         assert cabinet.files.verify("alice", one["key"], one["sha256"]) is None
-    cabinet.files.sweep({one["key"] for one in acknowledged}, min_age_s=0)
+    cabinet.files.sweep({one["key"] for one in acknowledged})
     assert cabinet.names() == sorted({f"{one['key']}.safetensors" for one in acknowledged})
 
 
@@ -216,7 +216,7 @@ def test_usage_is_what_is_there(cabinet: Any) -> None:
             case "unlink":
                 path.unlink(missing_ok=True)
             case "sweep":
-                cabinet.files.sweep({draft.header.key}, min_age_s=0)
+                cabinet.files.sweep({draft.header.key})
             case "other":
                 cabinet.reopened().publish("alice", draft.header, draft.encoded)
         assert cabinet.files.usage() == sum(each.stat().st_size for each in cabinet.root.rglob("*/*"))
@@ -421,14 +421,12 @@ def test_scan_finds_what_an_index_needs(cabinet: Any) -> None:
     assert rejected == {stranger.path: "seal", broken: "truncated"}
 
 
-def test_sweep_spares_the_living_and_the_young(cabinet: Any) -> None:
-    old, live, young = (cabinet.draft(seed) for seed in range(3))
-    for draft in (old, live, young):
-        path = cabinet.publish(draft).path
-        if draft is not young:
-            os.utime(path, (time.time() - 100, time.time() - 100))
-    assert cabinet.files.sweep({live.header.key}, min_age_s=50) == 1
-    assert [reason(cabinet, draft) for draft in (old, live, young)] == ["absent", "", ""]
+def test_sweep_spares_the_living(cabinet: Any) -> None:
+    dead, live = (cabinet.draft(seed) for seed in range(2))
+    for draft in (dead, live):
+        cabinet.publish(draft)
+    assert cabinet.files.sweep({live.header.key}) == 1
+    assert [reason(cabinet, draft) for draft in (dead, live)] == ["absent", ""]
 
 
 def test_sweep_spares_what_is_being_written(cabinet: Any) -> None:
@@ -437,7 +435,7 @@ def test_sweep_spares_what_is_being_written(cabinet: Any) -> None:
     left.write_bytes(b"half of it")
     with cabinet.files._room.reserve(path.parent, 1000) as (_, writing):
         assert cabinet.files.usage() == path.stat().st_size + 10 + 1000
-        assert cabinet.files.sweep({path.stem}, min_age_s=0) == 1
+        assert cabinet.files.sweep({path.stem}) == 1
         assert writing.exists()
     assert cabinet.names() == [path.name]
 

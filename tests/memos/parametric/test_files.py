@@ -224,7 +224,7 @@ def test_sweep_removes_orphans(files: AdapterFiles) -> None:
     kept, _ = published(files, small(0))
     published(files, small(1))
     (path_of(files, kept.key).parent / ".dead.tmp").write_bytes(b"of a process that was killed")
-    assert files.sweep({kept.key}, 0.0) == 2
+    assert files.sweep({kept.key}) == 2
     assert left(files) == [f"{kept.key}.safetensors"]
 
 

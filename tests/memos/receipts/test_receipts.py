@@ -23,8 +23,10 @@ from memos.receipts.check import ReceiptCheck
 from memos.receipts.receipt import DeletionReceipt
 from memos.store import namespaces
 from memos.store.activations import Activation, ActivationRepository
+from memos.store.job_totals import ended_jobs
 from memos.store.jobs import JobRepository, JobState
 from memos.store.leases import LeaseRepository, Standing
+from memos.wire import Wire
 
 ANN = Scope(user_id="ann")
 TEXT = "Ann's locker is number 4711"
@@ -213,6 +215,73 @@ def test_file_that_could_not_be_removed(engine: MemoryOS, note: MemCube, monkeyp
     assert not path.exists()
     assert failed(engine, receipt) == {}
     assert checked(engine, receipt).checks[-1].finding == "was pending and is done"
+
+
+class Death(BaseException):
+    """What ends a process."""
+
+
+def dies(*_: object) -> None:
+    raise Death
+
+
+def test_repetition_ends_what_a_process_left_when_it_died(
+    engine: MemoryOS, note: MemCube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transaction was committed, the file was there still."""
+    _, path = kv_file(engine, note)
+    request = {"id": note.id, "user_id": None, "idempotency_key": "k"}
+    with monkeypatch.context() as patched:
+        patched.setattr("memos.activation.room.Room.remove", dies)
+        with pytest.raises(Death):
+            Wire(engine).call("forget", request)
+    assert path.exists()
+    receipt = Wire(engine).call("forget", request)
+    assert not path.exists()
+    assert failed(engine, receipt) == {}
+
+
+def test_job_that_ends_after_its_cube_is_gone_names_it_nowhere(engine: MemoryOS, note: MemCube) -> None:
+    activation, _ = kv_file(engine, note)
+    with engine.database.write() as connection:
+        namespace = namespaces.open_for_write(connection, ANN)
+        job_id = JobRepository(connection, namespace.id).add("promote", {"ids": [note.id]})
+        lease = LeaseRepository(connection, namespace.id).take(ANN, job_id)
+        assert lease is not None
+    receipt = engine.demote("default", activation.cube_id)
+    with engine.database.write() as connection:
+        result = {"cube_id": activation.cube_id, "made": False}
+        LeaseRepository(connection, namespace.id).end(lease, JobState.DONE, result=result)
+    job = engine.job("default", job_id)
+    assert (job.state, job.result) == (JobState.DONE, None)
+    assert failed(engine, receipt) == {}
+
+
+def test_nothing_is_queued_for_what_was_forgotten_at_the_same_moment(
+    engine: MemoryOS, note: MemCube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = engine.activation.check_promotion
+    receipts = []
+
+    def checked_and_then_forgotten(*arguments: Any) -> Any:
+        found = check(*arguments)
+        receipts.append(engine.forget("default", note.id))
+        return found
+
+    monkeypatch.setattr(engine.activation, "check_promotion", checked_and_then_forgotten)
+    with pytest.raises(NotFound):
+        engine.promote("default", [note.id], to="activation")
+    assert engine.jobs(ANN) == []
+    assert failed(engine, receipts[0]) == {}
+
+
+def test_job_that_is_left_without_a_memory_is_counted_as_cancelled(engine: MemoryOS, note: MemCube) -> None:
+    with engine.database.write() as connection:
+        namespace = namespaces.open_for_write(connection, ANN)
+        JobRepository(connection, namespace.id).add("work", {"ids": [note.id]})
+    engine.forget("default", note.id)
+    with engine.database.read() as connection:
+        assert ended_jobs(connection) == {("work", "cancelled"): 1}
 
 
 def test_reader_that_keeps_the_log(data_folder: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:

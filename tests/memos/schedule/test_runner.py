@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memos.config import Settings
 from memos.cube import Scope
 from memos.errors import StoreFull
 from memos.schedule import upkeep as upkeep_module
+from memos.schedule.pace import Pace
 from memos.schedule.retry import LONGEST_US, delay_us
 from memos.schedule.runner import Runner
 from memos.schedule.task import Report, Superseded, Task
@@ -88,7 +90,7 @@ def test_silent_job_keeps_its_lease(database: Database, run: Any) -> None:
         return {}
 
     job_id = queued(database)
-    assert run(silent, lease_us=200_000).run(1)
+    assert run(silent, pace=Pace(lease_us=200_000)).run(1)
     assert read(database, job_id).state is JobState.DONE
 
 
@@ -149,6 +151,12 @@ def test_waits_grow_and_are_bounded(attempt: int) -> None:
     delay, later = delay_us(attempt), delay_us(attempt + 2)
     assert 2_000_000 <= delay <= 1.5 * LONGEST_US
     assert later > delay or later >= LONGEST_US / 2
+
+
+def test_pace_is_set() -> None:
+    assert Pace.of(Settings()) == Pace()
+    assert Pace.of(Settings(lease_s=2, retry_s=0.5)) == Pace(lease_us=2_000_000, first_us=500_000)
+    assert delay_us(2, first_us=500_000) <= 1.5 * 2_000_000
 
 
 # ------------------------------------------------------------ turns

@@ -44,7 +44,8 @@ def test_fused_expanded_and_taken_back(memory: Memory) -> None:
 
 def test_nothing_to_fuse_or_expand(memory: Memory) -> None:
     alone = memory.store("x")
-    assert memory.fuse() == memory.expand(alone.id) == []
+    assert memory.fuse() == []
+    assert memory.expand(alone.id) == []
     for unknown in (NOBODY, "x"):
         with pytest.raises(errors.NotFound):
             memory.expand(unknown)

@@ -116,7 +116,7 @@ def test_lines_are_dated_where_days_differ(engine: MemoryOS) -> None:
 
 
 def test_speaker_session_and_metadata_stay(engine: MemoryOS) -> None:
-    own = {"agent_id": "scout", "run_id": "r1", "metadata": {"topic": "boats"}}
+    own: dict[str, Any] = {"agent_id": "scout", "run_id": "r1", "metadata": {"topic": "boats"}}
     store(engine, *(f"Ann: {text}" for text in TOLD), **own)
     made = engine.get("default", fuse_one(engine))
     assert made.provenance.author == "Ann"

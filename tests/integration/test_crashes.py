@@ -79,7 +79,8 @@ def test_nothing_promised_is_broken(stack: Stack, dice: random.Random) -> None:
             last = start + CHECKED >= ROUNDS
             checks.check(stack, api, ledger, dice, sys.maxsize if last else LOOKED_AT)
             logger.info("killed %s; answered %s; lost %s", dict(killed), dict(ledger.answered), dict(ledger.lost))
-            logger.info("%d kept, %d forgotten", len(ledger.kept), len(ledger.gone))
+            counts = len(ledger.kept), len(ledger.gone), checks.fusions(api)
+            logger.info("%d kept, %d forgotten, %d fusions", *counts)
     assert ledger.lost.total(), "nobody noticed a death"
 
 

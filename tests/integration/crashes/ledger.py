@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-#: The word that stands in one text and in no other, here or in an answer.
-MARK = re.compile(r"mark[0-9a-f]{12}")
+#: The name that stands in one text and in no other, here or in an answer: fusing keeps names.
+MARK = re.compile(r"Mark[a-p]{12}")
 TOPICS = "harbour weather garden music kitchen travel".split()
 _SYLLABLES = "ba de fi go hu ka le mi no pu ra se ti vo zu".split()
 
@@ -20,7 +20,16 @@ _SYLLABLES = "ba de fi go hu ka le mi no pu ra se ti vo zu".split()
 def new_text(dice: random.Random) -> str:
     """Return a text that shares its topic with others, and little else."""
     words = ["".join(dice.choices(_SYLLABLES, k=4)) for _ in range(8)]
-    return f"About {dice.choice(TOPICS)}: {' '.join(words)} mark{dice.getrandbits(48):012x}"
+    return f"About {dice.choice(TOPICS)}: {' '.join(words)} {_mark(dice)}"
+
+
+def told_again(dice: random.Random, text: str) -> str:
+    """Return a text that says nearly the same."""
+    return MARK.sub(_mark(dice), text)
+
+
+def _mark(dice: random.Random) -> str:
+    return "Mark" + "".join(dice.choices("abcdefghijklmnop", k=12))
 
 
 def marks(*texts: str) -> set[str]:

@@ -108,10 +108,18 @@ def list_all(api: Api, user: str) -> dict[str, str]:
     listed: dict[str, str] = {}
     after: dict[str, str] = {}
     while page := api.ask("GET", "memories", params={"user_id": user, "limit": PAGE, **after}).json()["memories"]:
-        told = [cube for cube in page if cube["provenance"]["source"] != FUSION]
-        listed.update((cube["id"], cube["text"]) for cube in told)
+        for cube in page:
+            fused = cube["provenance"]["source"] == FUSION  # its sources are not listed themselves
+            told = sources_of(api, cube["id"]) if fused else [cube]
+            listed.update((one["id"], one["text"]) for one in told)
         after = {"after": page[-1]["id"]}
     return listed
+
+
+def sources_of(api: Api, cube_id: str) -> list[dict[str, Any]]:
+    """Return the memories that one was fused from."""
+    sources: list[dict[str, Any]] = api.ask("GET", f"memories/{cube_id}/sources").json()["memories"]
+    return sources
 
 
 def check_memories(ledger: Ledger, listed: dict[str, dict[str, str]]) -> None:

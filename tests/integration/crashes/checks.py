@@ -41,7 +41,7 @@ _MEMORIES = sa.text("SELECT id FROM cubes WHERE kind = 'plaintext' AND namespace
 
 def check(stack: Stack, api: Api, ledger: Ledger, dice: random.Random, most: int) -> None:
     """Check everything, and repair once in between; of what takes long, ``most`` of each kind."""
-    await_jobs(api)
+    await_jobs(stack, api)
     check_jobs(api, ledger)
     listed = {user: list_all(api, user) for user in USERS}
     check_memories(ledger, listed)
@@ -61,11 +61,12 @@ def check(stack: Stack, api: Api, ledger: Ledger, dice: random.Random, most: int
 # ------------------------------------------------------------ jobs
 
 
-def await_jobs(api: Api) -> None:
+def await_jobs(stack: Stack, api: Api) -> None:
     """Wait until no job waits or runs."""
     deadline = time.monotonic() + QUIET_S
     while unfinished := [job for user in USERS for state in ("queued", "running") for job in jobs_of(api, user, state)]:
         assert time.monotonic() < deadline, unfinished
+        stack.supervise()
         time.sleep(LOOK_S)
 
 

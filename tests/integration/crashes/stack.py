@@ -108,6 +108,12 @@ class Hatchling:
                 self.launch()
             time.sleep(0.02)
 
+    def revive(self) -> None:
+        """Start it again if it ended by itself, as `restart: unless-stopped` does."""
+        if not self._lives():
+            self.launch()
+            self.wait()
+
     def kill(self) -> None:
         """End it with SIGKILL."""
         with suppress(ProcessLookupError):
@@ -138,6 +144,12 @@ class Stack:
         """End some of the processes with SIGKILL."""
         for name in names:
             self.processes[name].kill()
+
+    def supervise(self) -> None:
+        """Start again what ended by itself: Celery's client of Redis gives up on some broken connections."""
+        for process in self.processes.values():
+            if isinstance(process, Hatchling):
+                process.revive()
 
     def start(self, names: Sequence[str]) -> None:
         """Start them again, and wait until the service says that all is well."""

@@ -124,6 +124,8 @@ SHOWN = {
     "prefetch_vs_lru_hit_rate": ("prefetching KV files: found in memory / LRU alone", ""),
     "prefetch_hit_rate": ("... share of what was not in memory that was foreseen", ""),
     "prefetch_waste_share": ("... share of what was read ahead that nobody used", ""),
+    "told_again_r10_apart": ("fusing what is told twice, LoCoMo: gold evidence in the top 10, before", ""),
+    "told_again_r10_fused": ("... after", ""),
     "heat_share_of_recall": ("counting heat, share of a recall", "<= .01"),
     "job_overhead_ms_in_process": ("a job in the process, ms", "<= 2"),
     "job_overhead_ms_celery": ("... in Celery workers, ms", "<= 10"),

@@ -5,6 +5,7 @@ Facts about invented people, of kinds and names that nothing in the project was 
 lora            the default recipe on 8 facts: one adapter, which every question runs with
 beside others   the adapters of the first sets, added up: why a chat runs with one only
 promoted        what `mem.promote(..., to="parametric")` makes of 32 and 128 facts: several adapters, gated one by one;
+                `training_in_prompt_tokens` is how many tokens of prompts are computed in the time that one takes;
                 asked in chats without the text of what the adapter holds that recall chose; `in_prompt` is the share of
                 chats that had the fact as text nevertheless, for another adapter was chosen
 context         the same, learnt from the model that reads the note (context distillation) instead of from the answer
@@ -35,6 +36,7 @@ from typing import Any
 
 import torch
 from harness import Report, parser, table
+from held import Held
 
 from memos.activation.bundle import Bundle, bundle_of, note_of
 from memos.config import Settings
@@ -49,10 +51,11 @@ from memos.parametric.distil.recipe import Recipe
 from memos.parametric.distil.run import distil
 from memos.parametric.fusion.fuse import fuse
 from memos.runtime.chat import ChatFormat
-from memos.runtime.host import ModelHost, Serving
+from memos.runtime.host import Serving
 from memos.runtime.loading import load_model
 from memos.runtime.loop import Runtime
 from memos.runtime.uses import AdapterUse
+from memos.schedule.moving.costs import prefill_seconds
 from memos.store.jobs import FINAL
 
 #: Sets of facts of each size, and their sizes.
@@ -161,6 +164,7 @@ class Bench:
     def promoted(self, size: int) -> None:
         """Promote as users do, and ask in chats."""
         course = Course(self._serving, size, 0)
+        prefill_s = prefill_seconds(self._serving)
         with (
             tempfile.TemporaryDirectory() as home,
             MemoryOS(Settings(home=Path(home)), None, Held(self._serving)) as mem,
@@ -185,6 +189,8 @@ class Bench:
                 "passed": not job.result["refused"],
                 "adapters": len(job.result["cube_ids"]),
             }
+        each = found["seconds"] / found["adapters"]
+        self._report.figures[f"training_in_prompt_tokens_{size}"] = each / prefill_s
         self._report.rows.append({"arm": "promoted", "facts": size, "set": 0, **found})
         print(self._report.rows[-1], flush=True)
 
@@ -311,17 +317,6 @@ class Course:
         said = answers(self._serving, [(one, trained) for one in examples], "bench")
         right = [holds(text, self.facts[one.fact].answer) for text, one in zip(said, examples, strict=True)]
         return sum(right) / len(right)
-
-
-class Held(ModelHost):
-    """The model that is loaded already."""
-
-    def __init__(self, serving: Serving) -> None:
-        super().__init__(Settings())
-        self._held = serving
-
-    def _load(self) -> Serving:
-        return self._held
 
 
 def served_drift(serving: Serving, adapter: Adapter, lesson: Lesson) -> float:

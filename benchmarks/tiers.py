@@ -33,13 +33,14 @@ from typing import Any
 
 import torch
 from harness import Report, interval, parser, table
+from held import Held
 from recall_quality import Conversation, locomo
 
 from memos.config import Settings
 from memos.cube import Scope
 from memos.engine import MemoryOS
 from memos.runtime.chat import ChatFormat
-from memos.runtime.host import ModelHost, Serving
+from memos.runtime.host import Serving
 from memos.runtime.loading import load_model
 from memos.runtime.loop import Generation, Request, Runtime
 from memos.store.jobs import FINAL
@@ -69,14 +70,6 @@ class Heard(Runtime):
         """Note what is asked, and answer."""
         self.prompt = request.tokens
         return super().generate(request)
-
-
-class Held(ModelHost):
-    """A model that is loaded already, for both stores."""
-
-    def __init__(self, serving: Serving) -> None:
-        super().__init__(Settings())
-        self._serving = serving
 
 
 def main() -> int:

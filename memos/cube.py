@@ -79,6 +79,11 @@ class Scope(Frozen):
     agent_id: str | None = None
     run_id: str | None = None
 
+    @property
+    def whole(self) -> Scope:
+        """The namespace that it narrows."""
+        return Scope(tenant=self.tenant, user_id=self.user_id)
+
     def model_post_init(self, _context: object) -> None:
         """Refuse names that could not be stored or told apart."""
         for field in ("tenant", "user_id", "agent_id", "run_id"):

@@ -847,7 +847,7 @@ class MemoryOS:
             "trainings": not forget_trainings(self.settings.home, scope),
         }
         for job_id in gone.jobs:
-            self._jobs.submit(Scope(tenant=scope.tenant, user_id=scope.user_id), job_id)
+            self._jobs.submit(scope.whole, job_id)
         return tuple(place for place, remains in kept.items() if remains)
 
     def _settle(self, scope: Scope, receipt: DeletionReceipt) -> DeletionReceipt:

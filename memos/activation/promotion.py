@@ -17,13 +17,13 @@ from memos.activation.publishing import Publishing
 from memos.clock import now_us
 from memos.config import AUTO_CODEC, Settings
 from memos.cube import Scope
-from memos.errors import Conflict, InvalidInput, NotFound, QuotaReached
+from memos.errors import Conflict, InvalidInput, QuotaReached
 from memos.ids import new_id
+from memos.plaintext.chosen import memories_of
 from memos.runtime.host import ModelHost, Serving
 from memos.schedule.task import Report
 from memos.store import namespaces
 from memos.store.activations import Activation, ActivationRepository
-from memos.store.cubes import CubeRepository
 from memos.store.database import Database
 from memos.store.quota import check_kv
 from memos.store.records import Audit
@@ -82,13 +82,7 @@ class Promotion:
             return self._register(scope, indexed(published))
 
     def _bundle(self, scope: Scope, ids: Sequence[str]) -> Bundle:
-        with self._database.read() as connection:
-            namespace = namespaces.find(connection, scope)
-            notes = CubeRepository(connection, namespace.id).get(ids, scope) if namespace else {}
-        gone = [cube_id for cube_id in ids if cube_id not in notes]
-        if gone:
-            raise NotFound(f"no memory {gone[0]!r} here; it may have been forgotten")
-        return bundle_of(note_of(cube) for cube in notes.values())
+        return bundle_of(map(note_of, memories_of(self._database, scope, ids)))
 
     def _prepare(self, scope: Scope, bundle: Bundle, serving: Serving, codec: Codec) -> _Prepared:
         head, memory = serving.format.head, bundle.tokens(serving.format.encode_text)

@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Any
 from memos.activation.bundle import Bundle, bundle_of, note_of
 from memos.config import Settings
 from memos.cube import MemCube, Scope
-from memos.errors import GateRefused, MemosError, NotFound
+from memos.errors import GateRefused, MemosError
 from memos.parametric.distil.examples import Lesson, learnable, lesson_of
 from memos.parametric.distil.facts import Fact, facts_of
 from memos.parametric.distil.folder import training_folder
 from memos.parametric.distil.recipe import Recipe
 from memos.parametric.distil.run import Distilled, distil
+from memos.plaintext.chosen import memories_of
 from memos.runtime.host import ModelHost, Serving
 from memos.schedule.task import Cancelled, Report
-from memos.store import namespaces
 from memos.store.adapters import AdapterRecord
-from memos.store.cubes import CubeRepository
 from memos.store.database import Database
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ class ParametricPromotion:
         which holds what the notes say. Of a job that is cancelled nothing stays.
         """
         serving = self._models.serving()
-        notes = self._notes(scope, payload["ids"])
+        notes = memories_of(self._database, scope, payload["ids"])
         courses = list(_courses(notes, payload, serving))
         made: list[dict[str, Any]] = []
         refused: list[GateRefused] = []
@@ -105,15 +104,6 @@ class ParametricPromotion:
         shutil.rmtree(folder, ignore_errors=True)
         spent = {"seconds": distilled.seconds, "bytes": distilled.trained.bytes}
         return {**distilled.gate.plain, "cube_id": cube_id, "made": True, **spent}
-
-    def _notes(self, scope: Scope, ids: Sequence[str]) -> list[MemCube]:
-        with self._database.read() as connection:
-            namespace = namespaces.find(connection, scope)
-            notes = CubeRepository(connection, namespace.id).get(ids, scope) if namespace else {}
-        gone = [cube_id for cube_id in ids if cube_id not in notes]
-        if gone:
-            raise NotFound(f"no memory {gone[0]!r} here; it may have been forgotten")
-        return [notes[cube_id] for cube_id in ids]
 
     def _keep(self, scope: Scope, course: _Course, distilled: Distilled) -> str:
         """Publish what passed the gate; of what did not, keep the report and raise :class:`GateRefused`."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from memos.config import Settings
 from memos.cube import FUSION, Scope
-from memos.errors import AdapterRefused, GateRefused, NotFound
+from memos.errors import AdapterRefused, GateRefused
 from memos.parametric.adapter import Adapter
 from memos.parametric.distil.examples import Lesson, learnable, lesson_of
 from memos.parametric.distil.facts import facts_of
@@ -22,11 +22,10 @@ from memos.parametric.distil.recipe import Recipe
 from memos.parametric.distil.twin import Twin
 from memos.parametric.fusion.fuse import fuse
 from memos.parametric.tier import ParametricTier
+from memos.plaintext.chosen import memories_of
 from memos.runtime.host import ModelHost, Serving
 from memos.schedule.task import Report
-from memos.store import namespaces
 from memos.store.adapters import AdapterRecord
-from memos.store.cubes import CubeRepository
 from memos.store.database import Database
 from memos.store.lineage import Source
 
@@ -93,14 +92,8 @@ class AdapterFusion:
 
     def _lesson(self, scope: Scope, sources: Sequence[Source], serving: Serving) -> Lesson:
         """Return what all of them have to know. Raises :class:`NotFound` and :class:`Conflict`."""
-        ids = [cube_id for cube_id, _ in sources]
-        with self._database.read() as connection:
-            namespace = namespaces.find(connection, scope)
-            notes = CubeRepository(connection, namespace.id).get(ids, scope) if namespace else {}
-        gone = [cube_id for cube_id in ids if cube_id not in notes]
-        if gone:
-            raise NotFound(f"no memory {gone[0]!r} here; it may have been forgotten")
-        facts = learnable(facts_of([notes[cube_id] for cube_id in ids]), serving.loaded, serving.format)
+        notes = memories_of(self._database, scope, [cube_id for cube_id, _ in sources])
+        facts = learnable(facts_of(notes), serving.loaded, serving.format)
         return lesson_of(facts, serving.loaded, serving.format, Recipe())
 
     def _kept(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from sqlalchemy import Connection
 
-from memos.cube import Scope, check_name
+from memos.cube import MemCube, Scope, check_name
 from memos.errors import InvalidInput, NotFound
 from memos.store import namespaces
 from memos.store.cubes import CubeRepository
@@ -35,12 +35,24 @@ def chosen(database: Database, tenant: str, cube_ids: object, user_id: str | Non
     return scope, ids
 
 
+def memories_of(database: Database, scope: Scope, cube_ids: Sequence[str]) -> list[MemCube]:
+    """Return memories as they are now. Raises :class:`NotFound` for one that was forgotten since it was chosen."""
+    with database.read() as connection:
+        namespace = namespaces.find(connection, scope)
+        found = CubeRepository(connection, namespace.id).get(cube_ids, scope) if namespace else {}
+    _check_none_gone(cube_ids, found)
+    return [found[cube_id] for cube_id in cube_ids]
+
+
 def check_present(connection: Connection, namespace_id: int, cube_ids: Sequence[str]) -> None:
     """Raise :class:`NotFound` for a memory that was forgotten since it was chosen.
 
     For transactions that hold the namespace: until they end, nobody forgets anything of it.
     """
-    found = CubeRepository(connection, namespace_id).existing(cube_ids)
+    _check_none_gone(cube_ids, CubeRepository(connection, namespace_id).existing(cube_ids))
+
+
+def _check_none_gone(cube_ids: Sequence[str], found: Container[str]) -> None:
     gone = [cube_id for cube_id in cube_ids if cube_id not in found]
     if gone:
         raise NotFound(f"no memory {gone[0]!r} here; it may have been forgotten")

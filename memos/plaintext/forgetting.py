@@ -151,5 +151,5 @@ class Forgetter:
     def _follow(self, scope: Scope, erased: Erased) -> tuple[str, ...]:
         """Do what comes after the transaction; return the places that could not be reached."""
         if erased.job is not None:
-            self._submit(Scope(tenant=scope.tenant, user_id=scope.user_id), erased.job)
+            self._submit(scope.whole, erased.job)
         return (*self._discard(scope, erased.gone), *(["jobs"] if erased.under_way else ()))

@@ -222,7 +222,7 @@ class NoteWriter:
 
     def _begin(self, scope: Scope, job: str | None) -> None:
         if job is not None:
-            self._submit(Scope(tenant=scope.tenant, user_id=scope.user_id), job)
+            self._submit(scope.whole, job)
 
     def _revised(self, before: MemCube, text: str | None, metadata: dict[str, Any] | None) -> NewMemory:
         if text is None and metadata is None:

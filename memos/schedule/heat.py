@@ -15,8 +15,8 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from memos.clock import now_us
-from memos.cube import Scope
+from memos.clock import now_us, to_us
+from memos.cube import Behaviour, Scope
 from memos.errors import StoreError
 from memos.store import namespaces
 from memos.store.behaviour import BehaviourRepository, Use
@@ -44,6 +44,11 @@ class Cooling:
     def heat(self, heat: float, as_of: int | None, now: int) -> float:
         """Return by now what was ``heat`` as of a time (microseconds since the epoch)."""
         return 0.0 if as_of is None else heat * math.exp2(min(0, as_of - now) / self.half_life_us)
+
+    def by_now(self, behaviour: Behaviour, now: int) -> float:
+        """Return the heat of a cube by a time (microseconds since the epoch)."""
+        used = behaviour.last_recalled_at
+        return self.heat(behaviour.heat, None if used is None else to_us(used), now)
 
     def uses(self, heat: float, seconds: float) -> float:
         """Return how many uses to expect within ``seconds``, if it goes on as it did.

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from memos.parametric.adapter import FEED_FORWARD, Adapter, Factors
+from memos.parametric.distil.adapted import AdaptedTwin
 from memos.parametric.distil.examples import Lesson
 from memos.parametric.distil.keys import directions
 from memos.parametric.distil.recipe import Recipe
-from memos.parametric.distil.trie import Packed, packs
+from memos.parametric.distil.trie import packs
 from memos.parametric.distil.twin import Twin
 from memos.parametric.naming import module_name
 
@@ -27,18 +28,17 @@ _SAME_INPUT = {"mlp.up_proj": "mlp.gate_proj"}
 Place = tuple[int, str]
 
 
-class LoraStudent:
+class LoraStudent(AdaptedTwin):
     """An adapter of rank ``recipe.rank`` on feed-forward projections, scaling 1, in float32.
 
     The first layers stay as they are: they read words and know nothing yet, and the backward pass ends before them.
     """
 
     def __init__(self, twin: Twin, recipe: Recipe, base: str) -> None:
-        self.twin = twin
+        super().__init__(twin)
         self.rate = recipe.rate
         self._recipe = recipe
         self._base = base
-        self._on = False
         layers = int(twin.config.num_hidden_layers)
         first = int(recipe.skip * layers)
         self._places = [(layer, name) for layer in range(first, layers) for name in FEED_FORWARD]
@@ -67,18 +67,6 @@ class LoraStudent:
                 down.copy_(found[layer, _SAME_INPUT.get(name, name)])
                 up.zero_()
 
-    def hidden(self, packed: Packed) -> torch.Tensor:
-        """Run the model with the adapter."""
-        self._on = True
-        try:
-            return self.twin.hidden(packed)
-        finally:
-            self._on = False
-
-    def base_hidden(self, packed: Packed) -> torch.Tensor:
-        """Run the bare model."""
-        return self.twin.hidden(packed)
-
     def finish(self) -> Adapter:
         """Return the adapter, in the model's dtype."""
         for parameter in self.parameters.values():
@@ -95,20 +83,8 @@ class LoraStudent:
         rank, device = self._recipe.rank, self.twin.device
         down = torch.nn.Parameter(torch.zeros(rank, linear.in_features, device=device))
         up = torch.nn.Parameter(torch.zeros(linear.out_features, rank, device=device))
-        linear.register_forward_hook(partial(self._add, down, up))
+        self.add(place, down, up)
         return down, up
-
-    def _add(
-        self,
-        down: torch.nn.Parameter,
-        up: torch.nn.Parameter,
-        module: torch.nn.Module,
-        inputs: tuple[torch.Tensor, ...],
-        output: torch.Tensor,
-    ) -> torch.Tensor | None:
-        if not self._on:
-            return None
-        return output + ((inputs[0].float() @ down.T) @ up.T).to(output.dtype)
 
     @torch.no_grad()
     def _inputs(self, sequences: Sequence[tuple[int, ...]], start: int, most: int | None) -> dict[Place, torch.Tensor]:

@@ -94,7 +94,7 @@ class Prefetcher:
         with self._change:
             if self._closed:
                 return
-            self._waiting.append((Scope(tenant=scope.tenant, user_id=scope.user_id), use))
+            self._waiting.append((scope.whole, use))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="memos-prefetch", daemon=True)
                 self._thread.start()

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from memos.clock import now_us, to_us
+from memos.clock import now_us
 from memos.config import OFF, Settings
 from memos.cube import FUSION, Kind, LinkType, MemCube, NewMemory, Scope, State, move
 from memos.embedding.base import Embedder
@@ -112,7 +112,7 @@ class Fuser:
                 job_id = jobs.add(FUSE, {"ids": ids, **told})
                 queued.append(one.model_copy(update={"id": move_id, "job_id": job_id, "created_at": None}))
         for one in queued:
-            self._after.submit(_owner(scope), str(one.job_id))
+            self._after.submit(scope.whole, str(one.job_id))
         return queued
 
     def run(self, scope: Scope, payload: Mapping[str, Any], report: Report) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class Fuser:
             MoveRepository(connection, namespace.id).add(undone.model_dump(mode="json", exclude={"created_at"}))
         self._after.discard(scope, erased.gone)
         if erased.job is not None:
-            self._after.submit_notes(_owner(scope), erased.job)
+            self._after.submit_notes(scope.whole, erased.job)
         self._after.wake()
         return undone
 
@@ -196,11 +196,7 @@ class Fuser:
         cubes = repository.get(ids, scope)
         vectors = repository.vectors([(cube.id, cube.version) for cube in cubes.values()], row.id)
         known = [cubes[cube_id] for cube_id in ids if cube_id in cubes and cube_id in vectors]
-        return [Candidate(cube, vectors[cube.id], self._heat(cube, now)) for cube in known]
-
-    def _heat(self, cube: MemCube, now: int) -> float:
-        used = cube.behaviour.last_recalled_at
-        return self._cooling.heat(cube.behaviour.heat, None if used is None else to_us(used), now)
+        return [Candidate(cube, vectors[cube.id], self._cooling.by_now(cube.behaviour, now)) for cube in known]
 
     # ------------------------------------------------------------ writing
 
@@ -273,7 +269,7 @@ class Fuser:
         )
         digest = hashlib.sha256(told.text.encode()).hexdigest()
         stems = " ".join(terms(told.text))
-        used = [to_us(cube.behaviour.last_recalled_at) for cube in cubes if cube.behaviour.last_recalled_at is not None]
+        used = any(cube.behaviour.last_recalled_at is not None for cube in cubes)
         return Fused(
             note=Note(new_id(), memory, first.provenance.author, digest, stems, vector, at, at),
             descriptor=attributes.descriptor,
@@ -299,10 +295,6 @@ class Fuser:
             bytes=sum(len(text.encode()) for text in cluster.texts),
             reason=f"{count} memories {why}, {length} characters",
         )
-
-
-def _owner(scope: Scope) -> Scope:
-    return Scope(tenant=scope.tenant, user_id=scope.user_id)
 
 
 def _known(connection: Connection, namespace: Namespace, ids: Sequence[str]) -> Known:

@@ -15,7 +15,9 @@ TIMED_TOKENS = 128
 #: Bytes per second at which a file is read, checked and put in place. Slower than disks are, so that what is moved on
 #: its account is worth it elsewhere too.
 READ_BYTES_PER_S = 1e9
-#: Tokens of prompts that are computed in the time that an adapter takes to train, for any machine. TODO
+#: Tokens of prompts that are computed in the time that an adapter takes to train, as the bundled model and the default
+#: recipe have it (`training_in_prompt_tokens` of benchmarks/distil.py): both are matrix products, so a slow machine is
+#: slow at both.
 TRAINING_TOKENS = 40_000
 
 

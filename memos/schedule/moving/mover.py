@@ -168,7 +168,8 @@ class Mover:
     def _may_pay(self, found: Found) -> bool:
         """Whether a plan could come to anything, told without the model: a file is made for two uses at least."""
         half_life_s = self._cooling.half_life_us / 1e6
-        hot = any(self._cooling.uses(self._survey.heat(cube, found.now), half_life_s) > 1 for cube in found.notes)
+        heats = (self._cooling.by_now(cube.behaviour, found.now) for cube in found.notes)
+        hot = any(self._cooling.uses(heat, half_life_s) > 1 for heat in heats)
         return hot or min(self._survey.kv_room(found), self._survey.adapter_room(found)) < 0
 
     def _costs(self, found: Found, serving: Serving) -> Costs:

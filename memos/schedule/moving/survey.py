@@ -65,7 +65,6 @@ class Survey:
 
     def look(self, scope: Scope, now: int) -> Found | None:
         """Read a namespace, ``None`` if there is none."""
-        whole = Scope(tenant=scope.tenant, user_id=scope.user_id)
         with self._database.read() as connection:
             namespace = namespaces.find(connection, scope)
             if namespace is None:
@@ -86,11 +85,11 @@ class Survey:
                 linked.setdefault(link.target_id, set()).add(link.source_id)
             return Found(
                 now,
-                list(cubes.get(ids, whole).values()),
+                list(cubes.get(ids, scope.whole).values()),
                 linked,
                 activations,
                 adapters,
-                cubes.get(sorted(sources), whole),
+                cubes.get(sorted(sources), scope.whole),
                 {cube_id: self._cooling.heat(heat, as_of, now) for cube_id, (heat, as_of) in heats.items()},
                 {cube_id: as_of for cube_id, (_, as_of) in heats.items() if as_of is not None},
                 moves.kept(),
@@ -100,14 +99,13 @@ class Survey:
                 sum(one.bytes for one in adapters),
             )
 
-    def heat(self, cube: MemCube, now: int) -> float:
-        """Return the heat of a memory by a time."""
-        return self._cooling.heat(cube.behaviour.heat, _used_at(cube), now)
-
     def hot(self, cube: MemCube, serving: Serving, now: int) -> HotNote:
         """Describe a memory that was used."""
         length = _length(cube, serving)
-        return HotNote(cube.id, cube.version, self.heat(cube, now), length, cube.scope.run_id, _used_at(cube))
+        used = cube.behaviour.last_recalled_at
+        heat = self._cooling.by_now(cube.behaviour, now)
+        used_at = None if used is None else to_us(used)
+        return HotNote(cube.id, cube.version, heat, length, cube.scope.run_id, used_at)
 
     def file(self, one: Activation, found: Found, serving: Serving) -> Resident:
         """Describe a KV file."""
@@ -158,8 +156,3 @@ def _room(whole: int, quota: int, taken: int) -> int:
 
 def _length(cube: MemCube, serving: Serving) -> int:
     return len(serving.format.encode_text(note_of(cube).line))
-
-
-def _used_at(cube: MemCube) -> int | None:
-    used = cube.behaviour.last_recalled_at
-    return None if used is None else to_us(used)

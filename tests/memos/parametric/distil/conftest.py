@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from memos.config import Settings
 from memos.cube import Descriptor, MemCube, Scope, State, Times
+from memos.embedding.base import Embedder
+from memos.engine import MemoryOS
 from memos.parametric.distil.examples import Lesson, lesson_of
 from memos.parametric.distil.facts import facts_of
 from memos.parametric.distil.recipe import Recipe
@@ -39,6 +43,16 @@ def tiny(models: ModelHost, tmp_path_factory: pytest.TempPathFactory, tiny_sizes
     tokenizer.save_pretrained(folder)
     loaded = load_model(str(folder))
     return Serving(loaded, Runtime(loaded), ChatFormat(loaded))
+
+
+@pytest.fixture
+def engine(data_folder: Path, embedder: Embedder, tiny: Serving) -> Iterator[MemoryOS]:
+    """An engine on the tiny model, which no gate lets pass, without its executor."""
+    host = ModelHost(Settings())
+    host._serving = tiny
+    with MemoryOS(Settings(home=data_folder), embedder, host) as opened:
+        opened._jobs.stop()
+        yield opened
 
 
 @pytest.fixture

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from memos.config import Settings
 from memos.cube import MemCube, Scope
-from memos.embedding.base import Embedder
 from memos.engine import MemoryOS
 from memos.errors import Conflict, GateRefused, InvalidInput, NotFound, TrainingRefused
 from memos.parametric.distil import examples as examples_module
@@ -21,23 +17,8 @@ from memos.parametric.distil.checkpoint import FILE
 from memos.parametric.distil.facts import Fact
 from memos.parametric.distil.gate import GateReport, examine
 from memos.parametric.promotion import grouped
-from memos.runtime.host import ModelHost, Serving
 from memos.schedule.task import Cancelled, Halt, Interrupted
-
-SCOPE = Scope(user_id="u")
-FACTS = ("Ilse Brand's locker code is 4471.", "Tomo Reyes lives in Tarnwick.")
-#: Quick on the tiny model.
-QUICK: Mapping[str, Any] = {"rank": 2, "epochs": 2, "least_steps": 1, "ways": 2, "preserved": 1, "rate": 1e-2}
-
-
-@pytest.fixture
-def engine(data_folder: Path, embedder: Embedder, tiny: Serving) -> Iterator[MemoryOS]:
-    """An engine on the tiny model, which no gate lets pass, without its executor."""
-    host = ModelHost(Settings())
-    host._serving = tiny
-    with MemoryOS(Settings(home=data_folder), embedder, host) as opened:
-        opened._jobs.stop()
-        yield opened
+from tests.memos.parametric.distil.quick import FACTS, QUICK, SCOPE
 
 
 @pytest.fixture

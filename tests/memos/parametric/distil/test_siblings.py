@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 from memos.config import Settings
-from memos.cube import MemCube, Scope
+from memos.cube import MemCube
 from memos.embedding.base import Embedder
 from memos.engine import MemoryOS
 from memos.errors import AdapterRefused, Conflict, GateRefused, InvalidInput, NotFound
@@ -29,21 +28,7 @@ from memos.parametric.siblings import METHODS
 from memos.runtime.host import ModelHost, Serving
 from memos.store.jobs import FINAL
 from memos.store.scoped import unfinished_jobs
-
-SCOPE = Scope(user_id="u")
-FACTS = ("Ilse Brand's locker code is 4471.", "Tomo Reyes lives in Tarnwick.")
-#: Quick on the tiny model.
-QUICK: Mapping[str, Any] = {"rank": 2, "epochs": 2, "least_steps": 1, "ways": 2, "preserved": 1, "rate": 1e-2}
-
-
-@pytest.fixture
-def engine(data_folder: Path, embedder: Embedder, tiny: Serving) -> Iterator[MemoryOS]:
-    """An engine on the tiny model without its executor."""
-    host = ModelHost(Settings())
-    host._serving = tiny
-    with MemoryOS(Settings(home=data_folder), embedder, host) as opened:
-        opened._jobs.stop()
-        yield opened
+from tests.memos.parametric.distil.quick import FACTS, QUICK, SCOPE
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def test_what_is_used_more_than_training_takes_is_trained() -> None:
     assert (move.action, move.tier, move.bytes, move.cube_id) == (Action.PROMOTE, Kind.PARAMETRIC, COSTS.size, None)
     assert [source.cube_id for source in move.sources] == ["in a"]
     assert move.uses * move.seconds_saved > COSTS.training_s
-    assert "1 memories of a file of 8.0 MB: 22" in move.reason
+    assert f"1 memories of a file of 8.0 MB: {move.uses:.1f} uses" in move.reason
 
 
 def test_an_adapter_has_to_take_fewer_bytes_than_the_file() -> None:

@@ -7,7 +7,7 @@ log-sum-exp, which is exact. Nothing is ever copied together.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -19,6 +19,15 @@ from memos_kernels import combine_lse, paged_attention_decode, paged_attention_p
 ATTENTION = "memos_packed"
 
 
+class Attends(Protocol):
+    """What the rows of a forward are, if not the next tokens of sequences."""
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        """Return what ``query`` ``[heads, T, D]`` finds, ``[T, heads, D]``; ``key``, ``value`` ``[kv_heads, T, D]``."""
+
+
 def packed_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -26,7 +35,7 @@ def packed_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float,
-    packed: Batch,
+    packed: Batch | Attends,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Store the keys and values of every row in its page and attend.
@@ -44,6 +53,8 @@ def packed_attention(
         ``[1, T, heads, head_dim]`` and None for the weights.
     """
     layer = int(module.layer_idx)  # type: ignore[arg-type]
+    if not isinstance(packed, Batch):
+        return packed.attend(layer, query[0], key[0], value[0], scaling).unsqueeze(0), None
     pool = packed.pool.kv
     for side, rows in enumerate((key, value)):
         pool[packed.pages[layer, side], :, packed.places] = rows[0].transpose(0, 1)

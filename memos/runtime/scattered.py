@@ -109,7 +109,7 @@ class Probe:
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
     ) -> torch.Tensor:
-        """Return what ``query`` ``[heads, n, D]`` finds in the cache and in the rows up to itself, ``[n, heads, D]``."""
+        """Return what ``query`` ``[heads, n, D]`` finds in the cache and in rows up to itself, ``[n, heads, D]``."""
         keys = torch.cat([self._cache[layer, 0][:, : self._seen], key], 1)
         values = torch.cat([self._cache[layer, 1][:, : self._seen], value], 1)
         grouped = query.reshape(len(key), -1, query.shape[2])  # [kv_heads, group * n, D]

@@ -162,6 +162,11 @@ class Runtime:
             return self._scheduler.admission.use()
 
     @property
+    def token_seconds(self) -> float:
+        """The seconds that a token of a prompt takes, as last measured."""
+        return self._scheduler.admission.token_seconds
+
+    @property
     def idle(self) -> bool:
         """Whether no request is running."""
         with self._change:

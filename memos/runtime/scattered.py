@@ -7,6 +7,7 @@ fresh keys and values take the place of the cached ones, layer by layer.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -64,7 +65,7 @@ class RowPass:
     def __init__(
         self, loaded: LoadedModel, tokens: torch.Tensor, positions: torch.Tensor, packed: Scattered | Probe
     ) -> None:
-        self._model = loaded.model.base_model
+        self._model: Any = loaded.model.base_model  # a module of whatever family
         self._packed = packed
         self._positions = positions.to(loaded.device)
         self._hidden: torch.Tensor = self._model.embed_tokens(tokens.to(loaded.device)[None])

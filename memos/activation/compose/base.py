@@ -10,7 +10,8 @@ from typing import ClassVar
 import torch
 
 from memos.activation.compose.drift import Drift
-from memos.activation.compose.parts import Parts, check_ratio
+from memos.activation.compose.names import check_ratio
+from memos.activation.compose.parts import Parts
 from memos.activation.kv import KVSource
 from memos.runtime.loading import LoadedModel
 from memos.runtime.loop import Runtime

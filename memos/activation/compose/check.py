@@ -46,9 +46,8 @@ class Checked:
         if self.divergence > MAX_DIVERGENCE:
             return f"blending costs {self.divergence:.3f} nats per token, more than {MAX_DIVERGENCE}"
         if self.agreement < MIN_AGREEMENT:
-            return (
-                f"blended, it prefers the same token in {self.agreement:.0%} of places, less than {MIN_AGREEMENT:.0%}"
-            )
+            share = f"{self.agreement:.0%}, not {MIN_AGREEMENT:.0%}"
+            return f"blended, its likeliest token stays the same in {share} of places"
         return None
 
 

@@ -7,17 +7,15 @@ from collections.abc import Sequence
 from memos.activation.compose.base import Composed, Mode, Stage
 from memos.activation.compose.blend import Blend
 from memos.activation.compose.concat import Concat
+from memos.activation.compose.names import check_mode
 from memos.activation.compose.parts import Parts, check_parts
-from memos.errors import CompositionRefused
 
 MODES: dict[str, type[Mode]] = {mode.name: mode for mode in (Concat, Blend)}
 
 
 def make_mode(name: str, ratio: float) -> Mode:
     """Return a mode. Raises :class:`CompositionRefused` for one that there is not, or a ratio outside 0 to 1."""
-    if name not in MODES:
-        raise CompositionRefused(f"mode must be one of {', '.join(sorted(MODES))}, not {name!r}")
-    return MODES[name](ratio)
+    return MODES[check_mode(name)](ratio)
 
 
 def compose(stage: Stage, mode: Mode, parts: Parts, question: Sequence[int] = ()) -> Composed:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from memos.activation.compose.drift import Drift
@@ -17,7 +19,8 @@ def frequencies_of(loaded: LoadedModel) -> torch.Tensor:
     Raises :class:`ModelUnsupported` for a model whose keys cannot be moved by turning them.
     """
     check_rotation(loaded.model.config)
-    frequencies: torch.Tensor = loaded.model.base_model.rotary_emb.inv_freq
+    model: Any = loaded.model.base_model  # a module of whatever family
+    frequencies: torch.Tensor = model.rotary_emb.inv_freq
     return frequencies.detach().cpu()
 
 

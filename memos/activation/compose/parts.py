@@ -88,13 +88,6 @@ def check_parts(parts: Parts, fingerprint: str, shape: KVShape, window: int) -> 
         raise PromptTooLong(f"the bundles have {len(parts.tokens)} tokens with the head; {window} at most fit")
 
 
-def check_ratio(ratio: float) -> float:
-    """Return a share of tokens. Raises :class:`CompositionRefused` outside 0 to 1."""
-    if not 0 <= ratio <= 1:
-        raise CompositionRefused(f"the ratio of recomputed tokens must be from 0 to 1, not {ratio!r}")
-    return float(ratio)
-
-
 def _check_part(part: Part, head: int, fingerprint: str, shape: KVShape) -> None:
     if part.fingerprint != fingerprint:
         raise CompositionRefused(f"the bundle {part.name} is a cache of another model, or was made otherwise")

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from memos.runtime.batch import Batch, Group
+from memos.runtime.sequence import Sequence
 from memos_kernels import combine_lse, paged_attention_decode, paged_attention_prefill
 
 #: The name of this attention in transformers' ``AttentionInterface``. No mask function is registered under it, for
@@ -99,14 +100,23 @@ def _behind(
     scaling: float,
 ) -> torch.Tensor:
     """Merge what the rows of a group see of their prefix into ``out``."""
-    keys, values = group.sequence.prefix_layer(layer, query.device)
     if group.rows is None:
-        prefix = attend_page(query, keys, values, keys.shape[1], scaling, causal=False)
-        return combine_lse([prefix[0], out], [prefix[1], lse])[0]
+        return _joined(group.sequence, layer, query, out, lse, scaling)
     rows = group.rows
-    prefix = attend_page(query[rows], keys, values, keys.shape[1], scaling, causal=False)
-    out[rows] = combine_lse([prefix[0], out[rows]], [prefix[1], lse[rows]])[0]
+    out[rows] = _joined(group.sequence, layer, query[rows], out[rows], lse[rows], scaling)
     return out
+
+
+def _joined(
+    sequence: Sequence, layer: int, query: torch.Tensor, out: torch.Tensor, lse: torch.Tensor, scaling: float
+) -> torch.Tensor:
+    """Return what rows see of their prefix, which may be in parts that weigh differently, and of the rest (``out``)."""
+    outs, lses = [], []
+    for keys, values, temperature, scale in sequence.prefix_parts(layer, query.device):
+        found, mass = attend_page(query, keys, values, keys.shape[1], scaling / temperature, causal=False)
+        outs.append(found)
+        lses.append(mass * (temperature * scale))
+    return combine_lse([*outs, out], [*lses, lse])[0]
 
 
 def attend_page(

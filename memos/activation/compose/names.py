@@ -6,8 +6,8 @@ from memos.errors import CompositionRefused
 
 #: One cache, exact, and everything behind it computed.
 PREFIX = "prefix"
-CONCAT, BLEND, CRAFT, APE = "concat", "blend", "craft", "ape"
-MODE_NAMES = (PREFIX, CONCAT, BLEND, CRAFT, APE)
+CONCAT, BLEND, APE = "concat", "blend", "ape"
+MODE_NAMES = (PREFIX, CONCAT, BLEND, APE)
 
 
 def check_mode(name: str) -> str:

@@ -8,7 +8,7 @@ the model's drift is measured meanwhile. Both go on record, under the model's fi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -25,9 +25,11 @@ from memos.runtime.host import Serving
 #: What blending may cost at :data:`RATIO`: nats per token of the continuation, and how often the likeliest token stays.
 MAX_DIVERGENCE, MIN_AGREEMENT = 0.1, 0.8
 RATIO = 0.15
-#: Stretches of text that the drift is measured on, and that blending is checked on; parts of each, and their tokens.
+#: Prompts that the drift is measured on, stretches of text that blending is checked on; parts of each, their tokens.
 MEASURED, CHECKED, PARTS, PART_TOKENS = 3, 2, 5, 160
 CONTINUATION = 48
+#: How the parts of a prompt begin that the drift is measured on: as memories do.
+DATED = "[2025-05-01] "
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,33 +60,44 @@ def check_model(serving: Serving) -> Checked:
     texts do not fit its window.
     """
     frequencies = frequencies_of(serving.loaded)
-    windows = list(_windows(serving))
+    text = serving.format.encode_text(files("memos.demo").joinpath("alice.txt").read_text())
     meter = DriftMeter(serving.loaded.shape, frequencies)
-    for parts, _ in windows[:MEASURED]:
-        _measure(serving, parts, meter)
+    for prompt in range(MEASURED):
+        _measure(serving, _apart(serving, text, prompt), meter)
     drift = meter.drift()
-    found = [_compared(serving, parts, then, drift) for parts, then in windows[MEASURED:]]
+    found = [_compared(serving, *_window(serving, text, number), drift) for number in range(CHECKED)]
     divergence, agreement = (sum(one) / len(found) for one in zip(*found, strict=True))
     return Checked(divergence, agreement, drift)
 
 
-def _windows(serving: Serving) -> Iterator[tuple[Parts, Sequence[int]]]:
-    """Yield stretches of text, far from each other: what is composed, and how it goes on."""
-    tokens = serving.format.encode_text(files("memos.demo").joinpath("alice.txt").read_text())
+def _apart(serving: Serving, text: Sequence[int], prompt: int) -> Parts:
+    """Return dated parts from all over a text, in no order, as memories are: none goes on where another ends."""
+    before, after = serving.format.encode_text(DATED), serving.format.encode_text("\n")
+    length = PART_TOKENS - len(before) - len(after)
+    pieces = []
+    for number in range(PARTS):
+        place = (prompt * PARTS + number) * 7 % (MEASURED * PARTS)
+        first = (len(text) - length) * place // (MEASURED * PARTS)
+        pieces.append((*before, *text[first : first + length], *after))
+    return _alone(serving, pieces)
+
+
+def _window(serving: Serving, text: Sequence[int], number: int) -> tuple[Parts, Sequence[int]]:
+    """Return a stretch of text in parts, and how it goes on."""
     length = PARTS * PART_TOKENS + CONTINUATION
-    for number in range(MEASURED + CHECKED):
-        first = (len(tokens) - length) * number // (MEASURED + CHECKED)
-        window = tokens[first : first + length]
-        yield _alone(serving, window[:-CONTINUATION]), window[-CONTINUATION:]
+    first = (len(text) - length) * (number + 1) // (CHECKED + 1)
+    window = text[first : first + length]
+    pieces = [window[start : start + PART_TOKENS] for start in range(0, length - CONTINUATION, PART_TOKENS)]
+    return _alone(serving, pieces), window[-CONTINUATION:]
 
 
-def _alone(serving: Serving, tokens: Sequence[int]) -> Parts:
-    """Return parts of a text, each cached behind the head alone."""
-    head, parts = serving.format.head, []
-    for first in range(0, len(tokens), PART_TOKENS):
-        piece = tuple(tokens[first : first + PART_TOKENS])
-        kv = serving.runtime.prefill((*head, *piece))
-        parts.append(Part(str(first), piece, kv, serving.fingerprint))
+def _alone(serving: Serving, pieces: Sequence[Sequence[int]]) -> Parts:
+    """Return parts, each cached behind the head alone."""
+    head = serving.format.head
+    parts = [
+        Part(str(number), tuple(piece), serving.runtime.prefill((*head, *piece)), serving.fingerprint)
+        for number, piece in enumerate(pieces)
+    ]
     return Parts(head, tuple(parts))
 
 

@@ -65,7 +65,6 @@ ARMS = (
     Arm("blend", "blend", 0.05),
     Arm("blend", "blend", 0.1),
     Arm("blend", "blend", 0.15),
-    Arm("blend, no drift", "blend", 0.15, drift=False),
     Arm("blend", "blend", 0.3),
     Arm("blend", "blend", 1.0),
 )

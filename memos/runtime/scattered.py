@@ -68,7 +68,8 @@ class RowPass:
         self._model: Any = loaded.model.base_model  # a module of whatever family
         self._packed = packed
         self._positions = positions.to(loaded.device)
-        self._hidden: torch.Tensor = self._model.embed_tokens(tokens.to(loaded.device)[None])
+        embed: Any = loaded.model.get_input_embeddings()
+        self._hidden: torch.Tensor = embed(tokens.to(loaded.device)[None])
         self.layer = 0
 
     @property

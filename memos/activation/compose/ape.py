@@ -39,6 +39,8 @@ class Ape(Mode):
                 beside = [rows[0][:, :head], *(one[:, head:] for one in rows)]
                 cache[layer, side] = torch.cat(beside, 1)
             cache[layer, 0] = rotate_keys(cache[layer, 0], *angles)
-        apart = [KVBlock(parts.shape, piece.contiguous()) for piece in cache.split([head, parts.memory_tokens], 3)]
-        kv = ParallelKV(*apart, temperature=TEMPERATURE, scale=SCALE)
+        before, memory = (
+            KVBlock(parts.shape, piece.contiguous()) for piece in cache.split([head, parts.memory_tokens], 3)
+        )
+        kv = ParallelKV(before, memory, TEMPERATURE, SCALE)
         return Composed(kv, counted(parts, torch.zeros(0, dtype=torch.int64)))

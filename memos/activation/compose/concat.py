@@ -1,4 +1,4 @@
-"""Caches side by side, keys turned to their places, nothing computed anew: what blending begins with."""
+"""Caches side by side, keys turned to their places, nothing computed anew; with the model's drift, if it is known."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from memos.activation.kv import KVBlock
 
 
 class Concat(Mode):
-    """``concat``: no token is recomputed, whatever the ratio. With the model's drift, where that was measured."""
+    """``concat``: no token is recomputed, whatever the ratio."""
 
     name = "concat"
 

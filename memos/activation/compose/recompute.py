@@ -47,7 +47,7 @@ class Recomputation:
         """Run the end of the question over the cache as it stands, and tell how much attention each row gets.
 
         That is float32 ``[tokens]``: attention weights summed over layers, heads and tokens of the question. Without a
-        question, the last memories ask.
+        question, the last memories ask, and are worth more than any other: what comes goes on from them.
         """
         size = len(self._tokens)
         if question:
@@ -59,7 +59,10 @@ class Recomputation:
             tokens = self._tokens[places]
             probe = Probe(self._cache, int(places[0]))
         yield from self._run(RowPass(self._loaded, tokens, places, probe), self.layers)
-        tell(probe.mass.cpu())
+        mass = probe.mass.cpu()
+        if not question:
+            mass[places] = torch.inf
+        tell(mass)
 
     def check(self, tell: Callable[[torch.Tensor], None]) -> Iterator[None]:
         """Run all moved rows through the first layer, and tell how far their values of the second are off.

@@ -184,7 +184,7 @@ def _time(bench: Bench, data: Path, *, rounds: int) -> None:
     prompt = (*parts.tokens, *question)
     with tempfile.TemporaryDirectory(prefix="memos-bench-", dir=ROOT) as folder:
         shelf = Shelf(Path(folder), parts.shape, bench.serving.fingerprint)
-        stored = [shelf.store((*parts.head, *part.tokens), part.kv, "raw") for part in parts.parts]  # type: ignore[arg-type]
+        stored = [shelf.store((*parts.head, *part.tokens), part.kv, "raw") for part in parts.parts]
 
         def composed(arm: Arm) -> None:
             read = [shelf.load(one).wait() for one in stored]

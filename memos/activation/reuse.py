@@ -120,9 +120,12 @@ class Reuse:
             kv.wait()
         return Loaded(kv, cold=bool(read))
 
-    def prefetch(self, scope: Scope, hits: Sequence[Hit], serving: Serving) -> None:
-        """Begin to load the caches that a chat about these hits would need; a miss is found again when it counts."""
-        for cover in self.covers(scope, hits, serving):
+    def prefetch(self, scope: Scope, hits: Sequence[Hit], serving: Serving, most: int) -> None:
+        """Begin to load the caches, ``most`` of them, that a chat about these hits would need.
+
+        A miss is found again when it counts.
+        """
+        for cover in self.covers(scope, hits, serving)[:most]:
             self._hot.prefetch(cover.activation.key, self._loading(scope, cover, serving, []))
 
     def holds(self, key: str) -> bool:

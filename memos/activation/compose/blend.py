@@ -21,6 +21,9 @@ from memos.activation.compose.parts import Parts
 from memos.activation.compose.recompute import Recomputation
 from memos.activation.kv import KVBlock
 
+#: How many times as many tokens are checked as computed: those that the question looks at most.
+CANDIDATES = 2
+
 
 class Blend(Mode):
     """``blend``: of the memories' tokens, a share of ``ratio`` is computed anew; 1 is a full prefill."""
@@ -55,8 +58,9 @@ class _Blending:
             self.chosen = recomputation.moved
         elif self._budget:
             yield from recomputation.look(self._question, self._weigh)
-            yield from recomputation.check(self._weigh)
-            self.chosen = most(self._weight, recomputation.moved, self._budget)
+            candidates = most(self._weight, recomputation.moved, CANDIDATES * self._budget)
+            yield from recomputation.check(candidates, self._weigh)
+            self.chosen = most(self._weight, candidates, self._budget)
         yield from recomputation.rows(self.chosen)
 
     def _weigh(self, by: torch.Tensor) -> None:

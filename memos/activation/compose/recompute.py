@@ -64,18 +64,19 @@ class Recomputation:
             mass[places] = torch.inf
         tell(mass)
 
-    def check(self, tell: Callable[[torch.Tensor], None]) -> Iterator[None]:
-        """Run all moved rows through the first layer, and tell how far their values of the second are off.
+    def check(self, among: torch.Tensor, tell: Callable[[torch.Tensor], None]) -> Iterator[None]:
+        """Run some rows through the first layer, and tell how far their values of the second are off.
 
         CacheBlend (arXiv:2405.16444, section 4.3): the deviation ``||V_new - V_cached||`` over heads, float32
-        ``[tokens]``; a token far off here is far off in later layers too.
+        ``[tokens]``; a token far off here is far off in later layers too. Keys and values of the first layer depend
+        on their own token alone, so each row comes out as if all had run.
         """
-        rows = self._pass(self.moved)
+        rows = self._pass(among)
         yield from self._run(rows, 1)
-        cached = self._cache[1, 1][:, self.moved.to(self._cache.device)]
+        cached = self._cache[1, 1][:, among.to(self._cache.device)]
         off = (rows.values() - cached).float().pow(2).sum((0, 2)).sqrt()
         whole = torch.zeros(len(self._tokens))
-        whole[self.moved] = off.cpu()
+        whole[among] = off.cpu()
         tell(whole)
 
     def rows(self, chosen: torch.Tensor) -> Iterator[None]:

@@ -273,6 +273,6 @@ def running(tmp_path_factory: pytest.TempPathFactory, embedder: Embedder) -> Ite
     from memos.engine import MemoryOS
 
     home = tmp_path_factory.mktemp("service")
-    with serving(lambda: MemoryOS(Settings(home=home, notes="off"), embedder)) as service:
+    with serving(lambda: MemoryOS(Settings(home=home, notes="off", compose="off"), embedder)) as service:
         service.key()  # from now on nobody is let in without one
         yield service

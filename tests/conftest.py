@@ -88,7 +88,7 @@ def no_user_data(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempP
         monkeypatch.delenv(name)
     monkeypatch.setenv("MEMOS_HOME", str(tmp_path_factory.getbasetemp() / "memos-home"))
     monkeypatch.setenv("MEMOS_NOTES", "off")
-    monkeypatch.setenv("MEMOS_COMPOSE", "off")  # its check of a model takes half a minute (tests/memos/activation/compose)
+    monkeypatch.setenv("MEMOS_COMPOSE", "off")  # its check of a model takes half a minute
 
 
 # --------------------------------------------------------------------------------------------------

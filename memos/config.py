@@ -86,6 +86,9 @@ class Settings(BaseSettings):
         AUTO_CODEC,
         description="How KV files are compressed: `auto` (exact: `lossless` in 16 bits, `raw` in 32), or a codec.",
     )
+    compose: Literal["auto", "off"] = Field(
+        "auto", description="Whether one prompt may begin with the KV caches of several files: `auto`, or `off`."
+    )
     kv_bytes: int = Field(10 << 30, ge=0, description="Most disk space for KV files.")
     kv_free_bytes: int = Field(1 << 30, ge=0, description="Free disk space that KV files must leave.")
     kv_host_bytes: int = Field(1 << 30, ge=0, description="Host memory for recently used KV caches.")

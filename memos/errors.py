@@ -8,6 +8,7 @@
     │   ├── BackupRefused         422  backup-refused      damaged, incomplete, or no backup at all
     │   ├── ModelUnsupported      422  model-unsupported   a model this runtime would run wrongly
     │   ├── BundleRefused         422  bundle-refused      too small, or longer than the model can read
+    │   ├── CompositionRefused    422  composition-refused  caches that make no prompt together
     │   ├── AdapterRefused        422  adapter-refused     another model's, too high a rank, damaged
     │   ├── TrainingRefused       422  training-refused    nothing to train on
     │   ├── GateRefused           422  gate-refused        trained, but not fit to be served
@@ -128,6 +129,12 @@ class BundleRefused(InvalidInput):
     """A bundle too small to be worth a KV file, or longer than the model can read."""
 
     code = "bundle-refused"
+
+
+class CompositionRefused(InvalidInput):
+    """Caches that cannot stand in one prompt, or a mode or ratio of composing them that there is not."""
+
+    code = "composition-refused"
 
 
 class AdapterRefused(InvalidInput):

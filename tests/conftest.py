@@ -38,7 +38,8 @@ os.environ.update(
     {
         "ANONYMIZED_TELEMETRY": "False",
         "HF_HUB_OFFLINE": "1",
-        "MEMOS_NOTES": "off",  # for stores that several tests share; see no_user_data
+        "MEMOS_COMPOSE": "off",  # for stores that several tests share; see no_user_data
+        "MEMOS_NOTES": "off",  # likewise
         "OMP_NUM_THREADS": "1",  # xdist already uses every core
         "TOKENIZERS_PARALLELISM": "false",
     }
@@ -87,6 +88,7 @@ def no_user_data(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempP
         monkeypatch.delenv(name)
     monkeypatch.setenv("MEMOS_HOME", str(tmp_path_factory.getbasetemp() / "memos-home"))
     monkeypatch.setenv("MEMOS_NOTES", "off")
+    monkeypatch.setenv("MEMOS_COMPOSE", "off")  # its check of a model takes half a minute
 
 
 # --------------------------------------------------------------------------------------------------
@@ -272,6 +274,6 @@ def running(tmp_path_factory: pytest.TempPathFactory, embedder: Embedder) -> Ite
     from memos.engine import MemoryOS
 
     home = tmp_path_factory.mktemp("service")
-    with serving(lambda: MemoryOS(Settings(home=home, notes="off"), embedder)) as service:
+    with serving(lambda: MemoryOS(Settings(home=home, notes="off", compose="off"), embedder)) as service:
         service.key()  # from now on nobody is let in without one
         yield service

@@ -14,6 +14,8 @@ from memos.store.lineage import Source
 
 #: A bundle is taken when it holds at least this share of the recalled memories: the rest of it is context, too.
 MIN_SHARE = 0.5
+#: Tokens of a context window that bundles leave to the question and the answer: a quarter.
+ROOM = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,3 +71,31 @@ class KVBlock:
     def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values of a layer, each ``[heads, tokens, head_dim]``."""
         return self.data[index, 0], self.data[index, 1]
+
+
+@dataclass(frozen=True, slots=True)
+class ParallelKV:
+    """A cache in two parts that are attended apart (APE): the ``memory``'s scores are divided by ``temperature``.
+
+    Its log-sum-exp, the weight that it has against all else, is multiplied by ``temperature`` times ``scale``.
+    """
+
+    head: KVBlock
+    memory: KVBlock
+    temperature: float
+    scale: float
+
+    @property
+    def shape(self) -> KVShape:
+        """What one token's cache looks like."""
+        return self.head.shape
+
+    @property
+    def tokens(self) -> int:
+        """The number of cached tokens."""
+        return self.head.tokens + self.memory.tokens
+
+    def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values of a layer, each ``[heads, tokens, head_dim]``, of both parts."""
+        one, two = self.head.layer(index), self.memory.layer(index)
+        return torch.cat([one[0], two[0]], 1), torch.cat([one[1], two[1]], 1)

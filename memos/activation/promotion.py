@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memos.activation.bundle import Bundle, bundle_of, check_size, note_of
+from memos.activation.bundle import ROOM, Bundle, bundle_of, check_size, note_of
 from memos.activation.codecs.base import Codec, Encoded
 from memos.activation.codecs.registry import make_codec
 from memos.activation.container import KVHeader
@@ -27,9 +27,6 @@ from memos.store.activations import Activation, ActivationRepository
 from memos.store.database import Database
 from memos.store.quota import check_kv
 from memos.store.records import Audit
-
-#: Tokens of a context window that a bundle leaves to the question and the answer: a quarter.
-ROOM = 4
 
 
 @dataclass(frozen=True, slots=True)

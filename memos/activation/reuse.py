@@ -1,15 +1,16 @@
-"""Exact reuse: which KV file covers the memories of a prompt, and its cache.
+"""Reuse: which KV files cover the memories of a prompt, and their caches.
 
-cover: which live cube was made from most of the memories -> load: from host memory, or from the file, checked
+covers: which live cubes were made from most of the memories -> load: from host memory, or from the file, checked
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from memos.activation.bundle import MIN_SHARE, Bundle, bundle_of, note_of
+from memos.activation.bundle import ROOM, Bundle, bundle_of, note_of
+from memos.activation.compose.covering import disjoint
 from memos.activation.files import KVFiles
 from memos.activation.hot import HotFiles
 from memos.activation.layered import LayeredKV
@@ -36,6 +37,11 @@ class Cover:
     activation: Activation
     bundle: Bundle
     tokens: tuple[int, ...]
+
+    @property
+    def memory(self) -> tuple[int, ...]:
+        """The tokens of the bundle alone."""
+        return self.tokens[self.activation.head_tokens :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +73,8 @@ class Reuse:
         self._covers: dict[str, Cover] = {}
         self._lock = threading.Lock()
 
-    def cover(self, scope: Scope, hits: Sequence[Hit], serving: Serving) -> Cover | None:
-        """Return the live cube of this model that covers the hits best, if one covers enough of them.
+    def covers(self, scope: Scope, hits: Sequence[Hit], serving: Serving) -> list[Cover]:
+        """Return live cubes of this model, disjoint, that cover the hits together: the one that covers most first.
 
         A cube is live if every note it was made from stands, unchanged, within the scope.
         """
@@ -76,20 +82,19 @@ class Reuse:
         with self._database.read() as connection:
             namespace = namespaces.find(connection, scope)
             if namespace is None or not chosen:
-                return None
-            repository = ActivationRepository(connection, namespace.id)
-            candidates = _ranked(repository.touching([hit.id for hit in hits], serving.fingerprint), chosen)
-            now = now_us()
-            best = next(
-                (one for one in candidates if repository.live(one.sources, scope, now) == set(one.sources)), None
-            )
-            if best is None:
-                return None
-            if (known := self._known(best)) is not None:
-                return known
-            ids = [cube_id for cube_id, _ in best.sources]
-            notes = CubeRepository(connection, namespace.id).get(ids, scope)
-        return self._made(best, notes.values(), serving)
+                return []
+            repository, now = ActivationRepository(connection, namespace.id), now_us()
+            live = [
+                one
+                for one in repository.touching(sorted(chosen), serving.fingerprint)
+                if repository.live(one.sources, scope, now) == set(one.sources)
+            ]
+            window = serving.loaded.context_window
+            taken = disjoint(live, chosen, window - window // ROOM - len(serving.format.head))
+            known = [self._known(one) for one in taken]
+            ids = [note for one, cover in zip(taken, known, strict=True) if cover is None for note, _ in one.sources]
+            notes = CubeRepository(connection, namespace.id).get(ids, scope) if ids else {}
+        return [cover or self._made(one, _of(one, notes), serving) for one, cover in zip(taken, known, strict=True)]
 
     def fetch(self, scope: Scope, cube_id: str, serving: Serving) -> LayeredKV | None:
         """Begin to load the cache of a cube ahead of its use; ``None`` if it is not live. Raises ``KVMiss``."""
@@ -115,10 +120,12 @@ class Reuse:
             kv.wait()
         return Loaded(kv, cold=bool(read))
 
-    def prefetch(self, scope: Scope, hits: Sequence[Hit], serving: Serving) -> None:
-        """Begin to load the cache that a chat about these hits would need; a miss is found again when it counts."""
-        cover = self.cover(scope, hits, serving)
-        if cover is not None:
+    def prefetch(self, scope: Scope, hits: Sequence[Hit], serving: Serving, most: int) -> None:
+        """Begin to load the caches, ``most`` of them, that a chat about these hits would need.
+
+        A miss is found again when it counts.
+        """
+        for cover in self.covers(scope, hits, serving)[:most]:
             self._hot.prefetch(cover.activation.key, self._loading(scope, cover, serving, []))
 
     def holds(self, key: str) -> bool:
@@ -179,8 +186,5 @@ class Reuse:
         return cover
 
 
-def _ranked(activations: Sequence[Activation], chosen: Collection[str]) -> list[Activation]:
-    """Return the cubes made from enough of the chosen notes: from most of them first, the smaller of equals."""
-    shared = {one.cube_id: sum(cube_id in chosen for cube_id, _ in one.sources) for one in activations}
-    enough = [one for one in activations if shared[one.cube_id] >= MIN_SHARE * len(chosen)]
-    return sorted(enough, key=lambda one: (-shared[one.cube_id], one.tokens, one.cube_id))
+def _of(activation: Activation, notes: Mapping[str, MemCube]) -> list[MemCube]:
+    return [notes[cube_id] for cube_id, _ in activation.sources if cube_id in notes]

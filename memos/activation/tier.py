@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from memos.activation.compose.covering import MOST
 from memos.activation.listing import KVFile, RebuildReport
 from memos.activation.miss import KVMiss
 from memos.activation.publishing import Publishing
 from memos.activation.room import Room
-from memos.config import AUTO_CODEC, Settings
+from memos.config import AUTO_CODEC, OFF, Settings
 from memos.cube import Kind, Scope
 from memos.errors import InvalidInput, StoreError
 from memos.plaintext.chosen import chosen
@@ -31,6 +32,7 @@ from memos.store.scoped import activation_keys
 
 if TYPE_CHECKING:
     from memos.activation.care import Care
+    from memos.activation.compose.composer import Composer
     from memos.activation.files import KVFiles
     from memos.activation.hot import HotFiles
     from memos.activation.layered import LayeredKV
@@ -71,8 +73,10 @@ class ActivationTier:
         return scope, {"ids": ids, "to": to, "codec": codec or self._settings.kv_codec}
 
     def run_promotion(self, scope: Scope, payload: Mapping[str, Any], report: Report) -> dict[str, Any]:
-        """The task behind ``promote``."""
-        return self._promotion.run(scope, payload, report)
+        """The task behind ``promote``; the first one of a model finds out whether caches of it can be composed."""
+        result = self._promotion.run(scope, payload, report)
+        self.composer.ensure(self._models.serving())
+        return result
 
     # ------------------------------------------------------------ reuse
 
@@ -80,6 +84,13 @@ class ActivationTier:
     def reuse(self) -> Reuse:
         """Finding and loading the file that covers the memories of a prompt."""
         return self._reuse
+
+    @cached_property
+    def composer(self) -> Composer:
+        """Serving one prompt from several files."""
+        from memos.activation.compose.composer import Composer
+
+        return Composer(self._database, self._reuse, enabled=self._settings.compose != OFF)
 
     def holds(self, candidate: Candidate, serving: Serving) -> bool:
         """Return whether the cache of a file is in host memory because it was used."""
@@ -110,7 +121,7 @@ class ActivationTier:
 
     def _prefetch(self, scope: Scope, hits: Sequence[Hit], serving: Serving) -> None:
         try:
-            self._reuse.prefetch(scope, hits, serving)
+            self._reuse.prefetch(scope, hits, serving, 1 if self._settings.compose == OFF else MOST)
         except StoreError as error:  # the chat that needs the file finds out, and computes
             logger.debug("nothing was prefetched: %s", error)
 

@@ -18,7 +18,7 @@ from memos.embedding.factory import make_embedder
 from memos.embedding.reindex import Progress
 from memos.errors import MemosError, StoreInUse
 from memos.payloads.tiers import payload_files
-from memos.store import embedder_table, namespaces
+from memos.store import compositions, embedder_table, namespaces
 from memos.store.database import Database, current_revision, translated
 from memos.store.lock import DirectoryLock
 from memos.store.relay import IndexRelay
@@ -76,6 +76,7 @@ def examine(
             findings.extend(storage.integrity(database))
             with database.read() as connection:
                 serving = embedder_table.active(connection)
+                findings.extend(judging.composing(compositions.every(connection)))
             with _noting(findings, "embedder"):
                 findings.append(storage.embedder(serving, embedder))
             spaces = Spaces(database, serving, progress)

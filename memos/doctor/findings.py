@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from memos.doctor.damage import Damage, Harm
 from memos.doctor.report import Finding, error, megabytes, ok, warning
 from memos.doctor.strays import Strays, stray_files, stray_trainings
 from memos.payloads.base import PayloadFiles
+from memos.store.compositions import Composition
 from memos.store.database import Database
 
 _NAMED = 3
@@ -39,6 +40,16 @@ def texts(damages: Sequence[Damage]) -> Finding:
     if wrong:
         return error("texts", f"{len(wrong)} versions in {named(wrong)} have other terms than their text; {_REPAIR}")
     return ok("texts", "each as it was stored, with its terms")
+
+
+def composing(models: Sequence[Composition]) -> Iterator[Finding]:
+    """Judge which models may be served prompts of several KV files; one that may not is served one file at a time."""
+    for model in models:
+        if model.refusal is None:
+            quality = f"{model.divergence:.3f} nats per token, {model.agreement:.0%} of likeliest tokens kept"
+            yield ok("composing", f"{model.name} may begin a prompt with several KV files: {quality}")
+        else:
+            yield warning("composing", f"{model.name} begins a prompt with one KV file at most: {model.refusal}")
 
 
 def strays(database: Database, home: Path, tiers: Sequence[PayloadFiles]) -> Finding:

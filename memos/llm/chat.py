@@ -1,8 +1,9 @@
 """A chat with memory, top to bottom: recall, cover, load, generate, account.
 
-The prompt is one line of tokens: the constant head, the bundle of a KV file if one covers the memories, the memories
-it lacks, and the conversation. What the file holds is not computed again; everything else is. Where no KV file covers
-the memories, the model runs with the adapters and the cartridge that were trained on them.
+The prompt is one line of tokens: the constant head, the bundles of the KV files that cover the memories, the memories
+they lack, and the conversation. What one file holds is not computed again; of several, only what a plan says
+(:mod:`memos.activation.compose`); everything else is. Where no KV file covers the memories, the model runs with the
+adapters and the cartridge that were trained on them.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from memos.activation.bundle import BundleNote, bundle_of
+from memos.activation.compose.composer import CubeMiss, Plan, Ready
 from memos.activation.miss import KVMiss
 from memos.activation.tier import ActivationTier
 from memos.config import Settings
 from memos.cube import Scope
 from memos.errors import AdapterRefused, NotFound
-from memos.llm.messages import ChatOptions, ChatReply, Message, Miss, Usage
+from memos.llm.messages import BundleUse, ChatOptions, ChatReply, Message, Miss, Usage
 from memos.parametric.choice import choose
 from memos.parametric.tier import ParametricTier
 from memos.plaintext.recall import Hit, RecallResult
@@ -28,7 +30,6 @@ from memos.runtime.host import ModelHost, Serving, owner_of
 from memos.store.adapters import AdapterRecord, Payload
 
 if TYPE_CHECKING:
-    from memos.activation.reuse import Cover, Loaded
     from memos.parametric.adapter import Adapter
     from memos.parametric.cartridge import TrainedCartridge
     from memos.runtime.loop import Generated
@@ -41,16 +42,20 @@ FILLER = 0
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:
-    """All tokens of a prompt, the cube that covers its start, the notes beside that, and what the model runs with."""
+    """All tokens of a prompt, the cubes that cover its start, the notes beside that, and what the model runs with."""
 
     tokens: list[int]
-    cover: Cover | None
+    plan: Plan
     notes: tuple[BundleNote, ...]
     adapters: tuple[AdapterRecord, ...] = ()
 
     @property
     def covered(self) -> int:
-        return len(self.cover.tokens) if self.cover else 0
+        return len(self.plan.tokens)
+
+    @property
+    def bundled(self) -> tuple[BundleNote, ...]:
+        return tuple(note for cover in self.plan.covers for note in cover.bundle.notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,27 +98,32 @@ class Chat:
         asked = _Asked(scope, hits, messages, options, on_text)
         prompt = self._prompt(asked, serving, options.adapters)
         watch.lap("lookup")
-        prompt, generated, loaded, misses = self._generate(asked, prompt, serving, watch)
-        self._count(scope, prompt, loaded, misses)
-        return _reply(prompt, generated, loaded, misses, serving, watch)
+        prompt, generated, ready, misses = self._generate(asked, prompt, serving, watch)
+        self._count(scope, prompt, ready, misses)
+        return _reply(prompt, generated, ready, misses, serving, watch)
 
     # ------------------------------------------------------------ stages
 
     def _prompt(self, asked: _Asked, serving: Serving, adapters: Sequence[str] | None) -> _Prompt:
         encode = serving.format.encode_text
         chosen = self._affordable(asked.hits, serving)
-        cover = self._activation.reuse.cover(asked.scope, chosen, serving) if chosen and not adapters else None
-        records = self._records(asked, chosen, serving, adapters) if cover is None or not asked.options.reuse else ()
+        plan = self._plan(asked, chosen, serving) if chosen and not adapters else Plan()
+        records = self._records(asked, chosen, serving, adapters) if not plan.covers or not asked.options.reuse else ()
         if records:
-            cover = None  # a KV file is of the bare model
-        held = {note.cube_id for note in cover.bundle.notes} if cover else set()
+            plan = Plan()  # a KV file is of the bare model
+        held = {note.cube_id for cover in plan.covers for note in cover.bundle.notes}
         if not asked.options.text:
             held |= {cube_id for record in records for cube_id, _ in record.sources}
         beside = bundle_of(
             BundleNote(hit.id, hit.version, hit.text, hit.event_time) for hit in chosen if hit.id not in held
         )
-        memory = [*(cover.tokens[cover.activation.head_tokens :] if cover else ()), *beside.tokens(encode)]
-        return _Prompt(serving.format.prompt(memory, _plain(asked.messages)), cover, beside.notes, tuple(records))
+        memory = [*(token for cover in plan.covers for token in cover.memory), *beside.tokens(encode)]
+        return _Prompt(serving.format.prompt(memory, _plain(asked.messages)), plan, beside.notes, tuple(records))
+
+    def _plan(self, asked: _Asked, hits: Sequence[Hit], serving: Serving) -> Plan:
+        covers = self._activation.reuse.covers(asked.scope, hits, serving)
+        wanted = [hit.id for hit in hits]
+        return self._activation.composer.plan(covers, wanted, serving, asked.options.compose, asked.options.ratio)
 
     def _records(
         self, asked: _Asked, hits: Sequence[Hit], serving: Serving, adapters: Sequence[str] | None
@@ -133,7 +143,7 @@ class Chat:
 
     def _generate(
         self, asked: _Asked, prompt: _Prompt, serving: Serving, watch: Watch
-    ) -> tuple[_Prompt, Generated, Loaded | None, list[Miss]]:
+    ) -> tuple[_Prompt, Generated, Ready | None, list[Miss]]:
         """Decode with what was found; whatever of it turns out unusable, the text of the memories takes its place."""
         misses: list[Miss] = []
         if prompt.adapters:
@@ -144,15 +154,17 @@ class Chat:
                     raise
                 misses = [Miss(cube_id=one.cube_id, reason=error.message) for one in prompt.adapters]
                 prompt = self._prompt(asked, serving, ())
-        if prompt.cover is not None and asked.options.reuse:
+        if prompt.plan.covers and asked.options.reuse:
             try:
-                loaded = self._activation.reuse.load(asked.scope, prompt.cover, serving)
-                return prompt, self._run(asked, prompt, serving, watch, loaded), loaded, misses
+                question = prompt.tokens[prompt.covered :]
+                ready = self._activation.composer.ready(asked.scope, prompt.plan, question, serving)
+                return prompt, self._run(asked, prompt, serving, watch, ready), ready, misses
             except KVMiss as miss:
-                misses.append(Miss(cube_id=prompt.cover.activation.cube_id, reason=str(miss)))
+                missed = miss.cube_id if isinstance(miss, CubeMiss) else prompt.plan.covers[0].activation.cube_id
+                misses.append(Miss(cube_id=missed, reason=str(miss)))
         return prompt, self._run(asked, prompt, serving, watch, None), None, misses
 
-    def _run(self, asked: _Asked, prompt: _Prompt, serving: Serving, watch: Watch, loaded: Loaded | None) -> Generated:
+    def _run(self, asked: _Asked, prompt: _Prompt, serving: Serving, watch: Watch, ready: Ready | None) -> Generated:
         from memos.runtime.loop import Request  # loaded with the model that `serving` holds
         from memos.runtime.sampling import Sampling
 
@@ -160,7 +172,7 @@ class Chat:
         adapters, cartridge = self._uses(asked.scope, prompt.adapters)
         request = Request(
             tokens=(*(FILLER,) * (cartridge.tokens if cartridge is not None else 0), *prompt.tokens),
-            prefix=loaded.kv if loaded is not None else None,
+            prefix=ready.kv if ready is not None else None,
             sampling=Sampling(temperature=options.temperature, top_p=options.top_p, seed=options.seed),
             max_tokens=options.max_tokens,
             stop=options.stop,
@@ -191,9 +203,15 @@ class Chat:
                 cartridge = Cartridge(record.digest, record.tokens, lambda read=trained: read().kv)  # type: ignore[misc]
         return tuple(adapters), cartridge
 
-    def _count(self, scope: Scope, prompt: _Prompt, loaded: Loaded | None, misses: Sequence[Miss]) -> None:
-        if prompt.cover is not None and (loaded is not None or _missed(prompt, misses)):
-            self._activation.reuse.count(scope, prompt.cover, tokens=prompt.covered if loaded is not None else 0)
+    def _count(self, scope: Scope, prompt: _Prompt, ready: Ready | None, misses: Sequence[Miss]) -> None:
+        missed = {miss.cube_id for miss in misses}
+        for place, cover in enumerate(prompt.plan.covers):
+            if ready is not None:
+                of_head = 0 if place else cover.activation.head_tokens
+                used = of_head + len(cover.memory) - ready.recomputed[place]
+                self._activation.reuse.count(scope, cover, tokens=used)
+            elif cover.activation.cube_id in missed:
+                self._activation.reuse.count(scope, cover, tokens=0)
         if prompt.adapters:
             self._parametric.count_use(scope, [record.cube_id for record in prompt.adapters])
 
@@ -225,17 +243,20 @@ class Watch:
 def _reply(
     prompt: _Prompt,
     generated: Generated,
-    loaded: Loaded | None,
+    ready: Ready | None,
     misses: Sequence[Miss],
     serving: Serving,
     watch: Watch,
 ) -> ChatReply:
-    reused = prompt.covered if loaded is not None else 0
-    shared = generated.reused_tokens - reused - sum(record.tokens for record in prompt.adapters)
+    recomputed = sum(ready.recomputed) if ready is not None else 0
+    reused = prompt.covered - recomputed if ready is not None else 0
+    covered = prompt.covered if ready is not None else 0
+    shared = generated.reused_tokens - covered - sum(record.tokens for record in prompt.adapters)
     milliseconds = {
         **watch.laps,
-        "read": loaded.read_ms if loaded is not None else 0.0,
-        "decode": loaded.decode_ms if loaded is not None else 0.0,
+        "read": sum(one.read_ms for one in ready.loaded) if ready is not None else 0.0,
+        "decode": sum(one.decode_ms for one in ready.loaded) if ready is not None else 0.0,
+        "compose": ready.compose_ms if ready is not None else 0.0,
         "prefill": generated.prefill_ms,
         "first_token": watch.first_token or watch.elapsed,
         "total": watch.elapsed,
@@ -248,6 +269,9 @@ def _reply(
         tokens_shared=shared,
         tokens_recomputed=len(prompt.tokens) - reused - shared,
         tokens_missed=prompt.covered if _missed(prompt, misses) else 0,
+        mode=prompt.plan.mode if ready is not None else None,
+        ratio=prompt.plan.ratio if ready is not None else 0.0,
+        bundles=_bundles(prompt.plan, ready),
         milliseconds=milliseconds,
     )
     return ChatReply(
@@ -255,14 +279,25 @@ def _reply(
         finish_reason=generated.finish_reason,
         model=serving.loaded.name,
         usage=usage,
-        tiers=_tiers(prompt, reused=loaded is not None),
+        tiers=_tiers(prompt, reused=ready is not None),
         misses=tuple(misses),
     )
 
 
+def _bundles(plan: Plan, ready: Ready | None) -> tuple[BundleUse, ...]:
+    """Return what became of each bundle that a KV file served; the head counts for none."""
+    if ready is None:
+        return ()
+    return tuple(
+        BundleUse(cube_id=cover.activation.cube_id, reused=len(cover.memory) - anew, recomputed=anew)
+        for cover, anew in zip(plan.covers, ready.recomputed, strict=True)
+    )
+
+
 def _missed(prompt: _Prompt, misses: Sequence[Miss]) -> bool:
-    """Return whether a KV file should have served, and did not."""
-    return prompt.cover is not None and any(miss.cube_id == prompt.cover.activation.cube_id for miss in misses)
+    """Return whether KV files should have served, and did not."""
+    served = {cover.activation.cube_id for cover in prompt.plan.covers}
+    return any(miss.cube_id in served for miss in misses)
 
 
 def _tiers(prompt: _Prompt, *, reused: bool) -> dict[str, tuple[str, ...]]:
@@ -270,11 +305,11 @@ def _tiers(prompt: _Prompt, *, reused: bool) -> dict[str, tuple[str, ...]]:
     beside = tuple(note.cube_id for note in prompt.notes)
     if prompt.adapters:
         return {"parametric": tuple(record.cube_id for record in prompt.adapters), "plaintext": beside}
-    if prompt.cover is None:
+    if not prompt.plan.covers:
         return {"plaintext": beside}
     if reused:
-        return {"activation": (prompt.cover.activation.cube_id,), "plaintext": beside}
-    return {"plaintext": (*(note.cube_id for note in prompt.cover.bundle.notes), *beside)}
+        return {"activation": tuple(cover.activation.cube_id for cover in prompt.plan.covers), "plaintext": beside}
+    return {"plaintext": (*(note.cube_id for note in prompt.bundled), *beside)}
 
 
 def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:

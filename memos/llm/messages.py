@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from memos.activation.compose.names import check_mode, check_ratio
 from memos.config import Settings
 from memos.cube import Frozen
 from memos.errors import InvalidInput
@@ -29,6 +30,9 @@ class ChatOptions(Frozen):
     token of it is computed.
     ``adapters`` are the cube ids of adapters and cartridges to run with; None leaves the choice to what is recalled.
     With ``text`` false the memories that these hold are not written into the prompt.
+    ``compose`` is the mode in which several KV files begin a prompt (``prefix``: never more than one, exact;
+    ``concat``, ``blend``, ...) and ``ratio`` the share of their tokens that is computed anew; None leaves both to what
+    costs least.
     """
 
     top_k: int = 10
@@ -40,6 +44,16 @@ class ChatOptions(Frozen):
     reuse: bool = True
     adapters: tuple[str, ...] | None = Field(None, max_length=16)
     text: bool = True
+    compose: str | None = None
+    ratio: float | None = None
+
+
+class BundleUse(Frozen):
+    """A bundle that a KV file brought: its tokens that were ``reused``, and that were ``recomputed`` all the same."""
+
+    cube_id: str
+    reused: int
+    recomputed: int
 
 
 class Usage(Frozen):
@@ -47,9 +61,10 @@ class Usage(Frozen):
 
     The prompt's tokens are ``tokens_reused`` (from a KV file), ``tokens_shared`` (from an earlier prompt of the user's
     that began alike and is still in memory) or ``tokens_recomputed``. ``tokens_missed`` are those of the last kind that
-    a KV file should have brought. A cartridge is no part of the prompt. ``milliseconds``: ``recall``, ``lookup`` (which
-    cubes hold the memories), ``read`` and ``decode`` of a KV file, ``prefill`` of the rest, ``first_token`` (from the
-    call to the first token) and ``total``.
+    a KV file should have brought. A cartridge is no part of the prompt. ``mode`` says how KV files began it (None if
+    none did), ``ratio`` what share of their tokens was to be computed anew, ``bundles`` what became of each.
+    ``milliseconds``: ``recall``, ``lookup`` (which cubes hold the memories), ``read`` and ``decode`` of KV files,
+    ``compose``, ``prefill`` of the rest, ``first_token`` (from the call to the first token) and ``total``.
     """
 
     prompt_tokens: int
@@ -59,6 +74,9 @@ class Usage(Frozen):
     tokens_shared: int = 0
     tokens_recomputed: int = 0
     tokens_missed: int = 0
+    mode: str | None = None
+    ratio: float = 0.0
+    bundles: tuple[BundleUse, ...] = ()
     milliseconds: dict[str, float] = Field(default_factory=dict)
 
 
@@ -100,6 +118,10 @@ def check_options(given: Mapping[str, Any], settings: Settings) -> ChatOptions:
     except ValidationError as error:
         wrong = error.errors(include_input=False)[0]
         raise InvalidInput(f"chat option {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}") from error
+    if checked.compose is not None:
+        check_mode(checked.compose)
+    if checked.ratio is not None:
+        check_ratio(checked.ratio)
     if checked.top_k != 0:
         check_count(checked.top_k, settings.max_top_k, "top_k")
     return checked

@@ -7,16 +7,26 @@ log-sum-exp, which is exact. Nothing is ever copied together.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from memos.runtime.batch import Batch, Group
+from memos.runtime.sequence import Sequence
 from memos_kernels import combine_lse, paged_attention_decode, paged_attention_prefill
 
 #: The name of this attention in transformers' ``AttentionInterface``. No mask function is registered under it, for
 #: which transformers makes no mask.
 ATTENTION = "memos_packed"
+
+
+class Attends(Protocol):
+    """What the rows of a forward are, if not the next tokens of sequences."""
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        """Return what ``query`` ``[heads, T, D]`` finds, ``[T, heads, D]``; ``key``, ``value`` ``[kv_heads, T, D]``."""
 
 
 def packed_attention(
@@ -26,7 +36,7 @@ def packed_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float,
-    packed: Batch,
+    packed: Batch | Attends,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Store the keys and values of every row in its page and attend.
@@ -44,6 +54,8 @@ def packed_attention(
         ``[1, T, heads, head_dim]`` and None for the weights.
     """
     layer = int(module.layer_idx)  # type: ignore[arg-type]
+    if not isinstance(packed, Batch):
+        return packed.attend(layer, query[0], key[0], value[0], scaling).unsqueeze(0), None
     pool = packed.pool.kv
     for side, rows in enumerate((key, value)):
         pool[packed.pages[layer, side], :, packed.places] = rows[0].transpose(0, 1)
@@ -88,14 +100,23 @@ def _behind(
     scaling: float,
 ) -> torch.Tensor:
     """Merge what the rows of a group see of their prefix into ``out``."""
-    keys, values = group.sequence.prefix_layer(layer, query.device)
     if group.rows is None:
-        prefix = attend_page(query, keys, values, keys.shape[1], scaling, causal=False)
-        return combine_lse([prefix[0], out], [prefix[1], lse])[0]
+        return _joined(group.sequence, layer, query, out, lse, scaling)
     rows = group.rows
-    prefix = attend_page(query[rows], keys, values, keys.shape[1], scaling, causal=False)
-    out[rows] = combine_lse([prefix[0], out[rows]], [prefix[1], lse[rows]])[0]
+    out[rows] = _joined(group.sequence, layer, query[rows], out[rows], lse[rows], scaling)
     return out
+
+
+def _joined(
+    sequence: Sequence, layer: int, query: torch.Tensor, out: torch.Tensor, lse: torch.Tensor, scaling: float
+) -> torch.Tensor:
+    """Return what rows see of their prefix, which may be in parts that weigh differently, and of the rest (``out``)."""
+    outs, lses = [], []
+    for keys, values, temperature, scale in sequence.prefix_parts(layer, query.device):
+        found, mass = attend_page(query, keys, values, keys.shape[1], scaling / temperature, causal=False)
+        outs.append(found)
+        lses.append(mass * (temperature * scale))
+    return combine_lse([*outs, out], [*lses, lse])[0]
 
 
 def attend_page(

@@ -32,6 +32,11 @@ def check_supported(config: PreTrainedConfig) -> None:
         raise ModelUnsupported("quantised checkpoints are not supported; load the model's float weights")
 
 
+def check_rotation(config: PreTrainedConfig) -> None:
+    """Refuse a model whose cached keys cannot be moved by turning them. Raises :class:`ModelUnsupported`."""
+    _check_rope(rope_of(config))
+
+
 def rope_of(config: PreTrainedConfig) -> dict[str, Any]:
     """Return the rotary parameters in force."""
     return dict(getattr(config, "rope_parameters", None) or {})

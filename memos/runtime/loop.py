@@ -133,6 +133,15 @@ class Runtime:
         self._finish(job)
         return torch.cat(job.rows)
 
+    def interleave(self, work: Iterator[None]) -> None:
+        """Run work that uses the model to its end, piece by piece: nobody else runs the model meanwhile.
+
+        ``work`` pauses wherever others may have a turn; after each piece, all running requests get their next tokens.
+        Raises what the work raises, and :class:`StoreClosed`.
+        """
+        while self._piece(work):
+            pass
+
     def drop_adapters(self, digests: Iterable[str]) -> None:
         """Forget adapters and cartridges, and all that was computed with them; requests that run with them finish.
 
@@ -151,6 +160,11 @@ class Runtime:
         """What the page pool holds."""
         with self._change:
             return self._scheduler.admission.use()
+
+    @property
+    def token_seconds(self) -> float:
+        """The seconds that a token of a prompt takes, as last measured."""
+        return self._scheduler.admission.token_seconds
 
     @property
     def idle(self) -> bool:
@@ -268,13 +282,37 @@ class Runtime:
             try:
                 self.step()
             finally:
-                with self._change:
-                    self._scheduler.reap()
-                    self._stepping = False
-                    self._change.notify_all()
+                self._release()
         if job.error is not None:
             raise job.error
         return job.done  # read before its pieces are taken, so that none can come in between
+
+    def _piece(self, work: Iterator[None]) -> bool:
+        """Run the next piece of some work once nobody runs the model, then a step for all; return if there was one."""
+        with self._change:
+            self._change.wait_for(lambda: self._closed or not self._stepping)
+            if self._closed:
+                raise StoreClosed("the model was closed")
+            self._stepping = True
+        try:
+            more = next(work, work) is None
+            if more and self._may_step():
+                self.step()
+            return more
+        finally:
+            self._release()
+
+    def _may_step(self) -> bool:
+        """Whether others have something to run that waits for no reading."""
+        with self._change:
+            return not self._closed and not self._scheduler.idle and not self._scheduler.stalled
+
+    def _release(self) -> None:
+        """Let another caller run steps."""
+        with self._change:
+            self._scheduler.reap()
+            self._stepping = False
+            self._change.notify_all()
 
     def _takes_turn(self, job: Job) -> bool:
         """Return whether the caller must run the next step, once nobody else does; False when there is news."""

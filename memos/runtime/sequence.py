@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Many
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from memos.activation.kv import KVShape, KVSource
+from memos.activation.kv import KVShape, KVSource, ParallelKV
 from memos.activation.miss import KVMiss
 from memos.errors import InvalidInput
 from memos.runtime.pool import PAGE_TOKENS, Pages
+
+
+class PrefixPart(NamedTuple):
+    """Keys and values ``[heads, tokens, head_dim]``, what divides their scores and what their weight is scaled by."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    temperature: float
+    scale: float
 
 
 class Sequence:
@@ -41,7 +51,7 @@ class Sequence:
         #: Why the prefix cannot be read.
         self.miss: KVMiss | None = None
         self._seam = seam
-        self._loaded: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._loaded: dict[int, list[PrefixPart]] = {}
 
     def begin(self, pages: Pages, shared: int) -> None:
         """Give the sequence its pages, whose first ``shared`` tokens are there already."""
@@ -68,8 +78,8 @@ class Sequence:
         """The number of blocks of 16 tokens that the pages have to hold."""
         return -(-self.room // PAGE_TOKENS)
 
-    def prefix_layer(self, layer: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values of the prefix ``[heads, tokens, head_dim]`` on a device, once they are there.
+    def prefix_parts(self, layer: int, device: torch.device) -> list[PrefixPart]:
+        """Return what the prefix is of on a device, once it is there: one part, or those of a :class:`ParallelKV`.
 
         Raises :class:`KVMiss`.
         """
@@ -77,16 +87,25 @@ class Sequence:
             raise LookupError("the sequence has no prefix")
         if layer not in self._loaded:
             try:
-                keys, values = self.prefix.layer(layer)
+                self._loaded[layer] = [
+                    PrefixPart(keys.to(device), values.to(device), *weights)  # in place on its own device
+                    for (keys, values), weights in _parts(self.prefix, layer)
+                ]
             except KVMiss as miss:
                 self.miss = miss
                 raise
-            self._loaded[layer] = keys.to(device), values.to(device)  # in place on its own device
         return self._loaded[layer]
 
     def advance(self, count: int) -> None:
         """Count ``count`` more tokens as cached in all layers."""
         self.cached += count
+
+
+def _parts(prefix: KVSource, layer: int) -> list[tuple[tuple[torch.Tensor, torch.Tensor], tuple[float, float]]]:
+    if isinstance(prefix, ParallelKV):
+        weights = prefix.temperature, prefix.scale
+        return [(prefix.head.layer(layer), (1.0, 1.0)), (prefix.memory.layer(layer), weights)]
+    return [(prefix.layer(layer), (1.0, 1.0))]
 
 
 def _check_prefix(prefix: KVSource, shape: KVShape, tokens: int) -> None:

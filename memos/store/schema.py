@@ -295,6 +295,19 @@ job_totals = Table(
     Column("count", BigInteger, nullable=False),
 )
 
+#: What was measured of composing caches of a model, and why it is not served composed prompts, if it is not.
+compositions = Table(
+    "compositions",
+    metadata,
+    Column("fingerprint", String(64), primary_key=True),
+    Column("name", NAME, nullable=False),
+    Column("divergence", Float),
+    Column("agreement", Float),
+    Column("refusal", Text),
+    Column("drift", LargeBinary),
+    Column("created_at", BigInteger, nullable=False),
+)
+
 #: Who did what to which cube; never content.
 audit = Table(
     "audit",

@@ -21,6 +21,7 @@ LEFT_OUT = {"outbox": "it tells indexes of deletions, and they are built anew wh
 NOT_OF_A_NAMESPACE = {
     "api_keys": "a restore must not bring back a key that was revoked since",
     "job_totals": "what ended in the store that was backed up did not end here",
+    "compositions": "they are measured anew of the model that serves there",
     "embedders": "the manifest names the one whose vectors are carried",
     "namespaces": "the manifest has what they say",
 }

@@ -394,12 +394,16 @@ class Memory:
         reuse: bool = True,
         adapters: Sequence[str] | None = None,
         text: bool = True,
+        compose: str | None = None,
+        ratio: float | None = None,
     ) -> ChatReply:
         """Answer the last of ``messages`` with what the user's memories say about it, on the local model.
 
         At most ``top_k`` memories are recalled, 0 for none. ``temperature`` 0 is greedy. ``reuse=False`` computes what
         a KV file could bring. ``adapters`` names what the model runs with (``()``: nothing); left open, it is what
         holds the recalled memories and passed its gate. ``text=False`` keeps the text of those out of the prompt.
+        ``compose`` says how several KV files begin the prompt (``prefix``: never more than one; ``concat``, ``blend``,
+        ``ape``) and ``ratio`` what share of their tokens is computed anew; left open, it is what costs least.
         ``reply.usage`` counts tokens and milliseconds, ``reply.tiers`` names the cubes that the answer was made with.
         """
         options: ChatOptions = {
@@ -412,6 +416,8 @@ class Memory:
             "reuse": reuse,
             "adapters": adapters,
             "text": text,
+            "compose": compose,
+            "ratio": ratio,
         }
         return self._call(operations.chat(messages, user_id, agent_id, run_id, options))
 
@@ -842,12 +848,16 @@ class AsyncMemory:
         reuse: bool = True,
         adapters: Sequence[str] | None = None,
         text: bool = True,
+        compose: str | None = None,
+        ratio: float | None = None,
     ) -> ChatReply:
         """Answer the last of ``messages`` with what the user's memories say about it, on the local model.
 
         At most ``top_k`` memories are recalled, 0 for none. ``temperature`` 0 is greedy. ``reuse=False`` computes what
         a KV file could bring. ``adapters`` names what the model runs with (``()``: nothing); left open, it is what
         holds the recalled memories and passed its gate. ``text=False`` keeps the text of those out of the prompt.
+        ``compose`` says how several KV files begin the prompt (``prefix``: never more than one; ``concat``, ``blend``,
+        ``ape``) and ``ratio`` what share of their tokens is computed anew; left open, it is what costs least.
         ``reply.usage`` counts tokens and milliseconds, ``reply.tiers`` names the cubes that the answer was made with.
         """
         options: ChatOptions = {
@@ -860,6 +870,8 @@ class AsyncMemory:
             "reuse": reuse,
             "adapters": adapters,
             "text": text,
+            "compose": compose,
+            "ratio": ratio,
         }
         return await self._call(operations.chat(messages, user_id, agent_id, run_id, options))
 

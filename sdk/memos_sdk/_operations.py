@@ -55,6 +55,8 @@ class ChatOptions(TypedDict, total=False):
     reuse: bool
     adapters: Sequence[str] | None
     text: bool
+    compose: str | None
+    ratio: float | None
 
 
 _CHAT: ChatOptions = {
@@ -67,6 +69,8 @@ _CHAT: ChatOptions = {
     "reuse": True,
     "adapters": None,
     "text": True,
+    "compose": None,
+    "ratio": None,
 }
 _cubes = TypeAdapter(list[MemCube]).validate_python
 _versions = TypeAdapter(list[CubeVersion]).validate_python

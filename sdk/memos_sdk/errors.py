@@ -2,7 +2,8 @@
 
 MemosError
 ├── InvalidInput ── InvalidText, InvalidFilter, ImportRefused, BackupRefused, ModelUnsupported, BundleRefused,
-│                    AdapterRefused, TrainingRefused, GateRefused, PromptTooLong
+│                    CompositionRefused, AdapterRefused, TrainingRefused, GateRefused,
+│                    PromptTooLong
 ├── RequestRefused ── MethodRefused, TooLarge, UnsupportedMedia
 ├── Unauthenticated, Forbidden, NotFound, LimitReached, Overloaded, TimedOut, NotBuilt
 ├── Conflict ── VersionConflict ── PreconditionFailed
@@ -81,6 +82,12 @@ class BundleRefused(InvalidInput):
     """A bundle too small to be worth a KV file, or longer than the model can read."""
 
     code = "bundle-refused"
+
+
+class CompositionRefused(InvalidInput):
+    """Caches that cannot stand in one prompt, or a mode or ratio of composing them that there is not."""
+
+    code = "composition-refused"
 
 
 class AdapterRefused(InvalidInput):

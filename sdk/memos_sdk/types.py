@@ -403,12 +403,22 @@ class AdapterInfo(Model):
     created_at: datetime
 
 
+class BundleUse(Model):
+    """A bundle that a KV file brought: its tokens that were ``reused``, and that were ``recomputed`` all the same."""
+
+    cube_id: str
+    reused: int
+    recomputed: int
+
+
 class Usage(Model):
     """Tokens and milliseconds of a reply.
 
     Every token of the prompt was reused from a KV file, shared with an earlier prompt that began alike, or recomputed;
-    ``tokens_missed`` are those of the last kind that a KV file should have brought. ``milliseconds``: ``recall``,
-    ``lookup``, ``read``, ``decode``, ``prefill``, ``first_token``, ``total``.
+    ``tokens_missed`` are those of the last kind that a KV file should have brought. ``mode`` says how KV files began
+    the prompt (None if none did), ``ratio`` what share of their tokens was to be computed anew, ``bundles`` what became
+    of each. ``milliseconds``: ``recall``, ``lookup``, ``read``, ``decode``, ``compose``, ``prefill``, ``first_token``,
+    ``total``.
     """
 
     prompt_tokens: int
@@ -418,6 +428,9 @@ class Usage(Model):
     tokens_shared: int = 0
     tokens_recomputed: int = 0
     tokens_missed: int = 0
+    mode: str | None = None
+    ratio: float = 0.0
+    bundles: tuple[BundleUse, ...] = ()
     milliseconds: dict[str, float] = {}
 
 

@@ -22,6 +22,7 @@ PACKAGES = (
 GIVEN = {
     "home": ("/srv/memos", Path("/srv/memos")),
     "database_url": ("postgresql+psycopg://db/memos", "postgresql+psycopg://db/memos"),
+    "compose": ("off", "off"),
     "eviction": ("arc", "arc"),
     "broker_url": ("redis://redis:6379/0", "redis://redis:6379/0"),
     "chroma_url": ("http://chroma:8000", "http://chroma:8000"),

@@ -106,6 +106,8 @@ def _options(body: ChatBody) -> dict[str, object]:
         "seed": body.seed,
         "stop": body.stop,
         "adapters": body.memos.adapters,
+        "compose": body.memos.compose,
+        "ratio": body.memos.ratio,
     }
     known = {name: value for name, value in given.items() if value is not None}
     return {**known, "top_k": body.memos.top_k, "reuse": body.memos.reuse, "text": body.memos.text}

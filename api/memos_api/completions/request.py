@@ -22,6 +22,8 @@ class Extension(Body):
     reuse: Flag = True
     adapters: Annotated[list[str] | None, SHOWN] = None
     text: Flag = True
+    compose: Name = None
+    ratio: Annotated[float | None, SHOWN] = None
 
 
 class TextPart(BaseModel):

@@ -1,0 +1,177 @@
+"""Chats whose prompts begin with the caches of several cubes, on layers of the bundled model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memos.config import Settings
+from memos.cube import MemCube, Scope
+from memos.doctor.examination import examine
+from memos.embedding.base import Embedder
+from memos.engine import MemoryOS
+from memos.errors import CompositionRefused
+from memos.llm.messages import ChatReply
+from memos.runtime.host import ModelHost
+from memos.store import compositions
+from memos.store.compositions import Composition
+from memos.store.jobs import FINAL, JobState
+
+pytestmark = pytest.mark.timeout(300)  # the first test loads the model
+
+ANN, BOB = Scope(user_id="ann"), Scope(user_id="bob")
+FACTS = (
+    "Ann adopted a grey cat called Miso in March and Miso sleeps on the radiator all day",
+    "The cat Miso is afraid of the vacuum cleaner and hides behind the books of Ann for hours",
+    "Ann moved from Rome to Oslo because her new job at the harbour museum began in May",
+    "Ann and the cat Miso live on the fourth floor with a view of the harbour and the museum",
+    "Tom, the brother of Ann, is allergic to peanuts and to the cat Miso but visits her anyway",
+    "Ann is learning Norwegian with a teacher called Ingrid every Tuesday at the library",
+)
+QUESTION = "What does Ann's cat Miso do all day?"
+
+Open = Callable[..., MemoryOS]
+
+
+@pytest.fixture
+def opened(data_folder: Path, embedder: Embedder, shallow_models: ModelHost) -> Iterator[Open]:
+    engines: list[MemoryOS] = []
+
+    def open_(refusal: str | None = None, *, checked: bool = True, **settings: Any) -> MemoryOS:
+        given = {"compose": "auto", "bundle_min_tokens": 16, **settings}
+        engine = MemoryOS(Settings(home=data_folder, **given), embedder, shallow_models)
+        engines.append(engine)
+        if checked:
+            serving = shallow_models.serving()
+            row = Composition(serving.fingerprint, "shallow", 0.01, 0.99, refusal, None, 1)
+            with engine.database.write() as connection:
+                compositions.put(connection, row)
+        return engine
+
+    yield open_
+    for engine in engines:
+        engine.close()
+
+
+def promoted(engine: MemoryOS, notes: Sequence[MemCube]) -> str:
+    job = engine.promote("default", [note.id for note in notes], to="activation")
+    while (job := engine.job("default", job.id)).state not in FINAL:
+        threading.Event().wait(0.01)
+    assert job.state is JobState.DONE, job.error
+    assert job.result is not None
+    return str(job.result["cube_id"])
+
+
+def bundles(engine: MemoryOS, scope: Scope = ANN) -> list[str]:
+    """Store the facts and promote them two by two; return the cubes."""
+    notes = engine.store_many(scope, [{"text": fact, "event_time": "2025-05-01"} for fact in FACTS])
+    return [promoted(engine, notes[first : first + 2]) for first in range(0, len(notes), 2)]
+
+
+def ask(engine: MemoryOS, scope: Scope = ANN, **options: Any) -> ChatReply:
+    given = {"max_tokens": 5, "top_k": 6, **options}
+    return engine.chat(scope, [{"role": "user", "content": QUESTION}], **given)
+
+
+def test_one_prompt_is_served_from_several_cubes(opened: Open) -> None:
+    engine = opened()
+    cubes = bundles(engine)
+    reply = ask(engine, compose="blend", ratio=0.2)
+    usage = reply.usage
+    assert (usage.mode, usage.ratio) == ("blend", 0.2)
+    assert set(reply.tiers["activation"]) == set(cubes) == {one.cube_id for one in usage.bundles}
+    assert usage.bundles[0].recomputed == 0
+    anew = sum(one.recomputed for one in usage.bundles)
+    assert 0 < anew <= 0.2 * sum(one.reused + one.recomputed for one in usage.bundles)
+    assert usage.tokens_reused + usage.tokens_shared + usage.tokens_recomputed == usage.prompt_tokens
+    assert usage.tokens_recomputed >= anew
+    assert (reply.misses, usage.tokens_missed) == ((), 0)
+    statistics = engine.stats(ANN)
+    assert (statistics.activation_hits, statistics.tokens_reused) == (len(cubes), usage.tokens_reused)
+
+
+def test_everything_recomputed_answers_as_plain_text_does(opened: Open) -> None:
+    engine = opened()
+    bundles(engine)
+    composed, plain = ask(engine, compose="blend", ratio=1.0), ask(engine, compose="blend", ratio=1.0, reuse=False)
+    assert composed.text == plain.text != ""
+    assert composed.usage.prompt_tokens == plain.usage.prompt_tokens == plain.usage.tokens_recomputed
+    assert plain.usage.bundles == ()
+
+
+def test_memories_without_a_cube_follow_as_text(opened: Open) -> None:
+    engine = opened()
+    cubes = bundles(engine)
+    (beside,) = engine.store_many(ANN, [{"text": "The cat Miso of Ann broke a vase of her aunt all the same"}])
+    reply = ask(engine, compose="concat", top_k=7)
+    assert set(reply.tiers["activation"]) == set(cubes)
+    assert reply.tiers["plaintext"] == (beside.id,)
+
+
+def test_planner_serves_one_covering_cube_exactly(opened: Open) -> None:
+    engine = opened()
+    notes = engine.store_many(ANN, [{"text": fact} for fact in FACTS])
+    cube = promoted(engine, notes)
+    reply = ask(engine)
+    assert (reply.usage.mode, reply.tiers["activation"]) == ("prefix", (cube,))
+
+
+@pytest.mark.parametrize("how", ["refused", "unchecked", "switched off", "asked for"])
+def test_never_more_than_one_cube_where_blending_is_not_allowed(opened: Open, how: str) -> None:
+    engine = opened(
+        "its keys are garbled" if how == "refused" else None,
+        checked=how != "unchecked",
+        compose="off" if how in ("switched off", "unchecked") else "auto",
+    )
+    bundles(engine)
+    reply = ask(engine, compose="prefix" if how == "asked for" else "blend")
+    assert len(reply.tiers.get("activation", ())) <= 1
+    assert reply.usage.mode in (None, "prefix")
+
+
+def test_doctor_shows_why_a_model_is_refused(opened: Open, embedder: Embedder) -> None:
+    engine = opened("its keys are garbled")
+    report = examine(engine.settings, engine.database, None, embedder=embedder)
+    (finding,) = [one for one in report.findings if one.name == "composing"]
+    assert "its keys are garbled" in finding.message
+    assert finding.status.value == "warning"
+
+
+def test_lost_file_is_a_miss_and_the_text_answers(opened: Open) -> None:
+    engine = opened()
+    cubes = bundles(engine)
+    plain = ask(engine, compose="blend", reuse=False)
+    path = sorted((engine.settings.home / "kv").rglob("*.safetensors"))[0]
+    path.unlink()
+    reply = ask(engine, compose="blend")
+    assert [miss.cube_id in cubes for miss in reply.misses] == [True]
+    assert (reply.text, reply.usage.mode, reply.usage.tokens_reused) == (plain.text, None, 0)
+
+
+def test_nobody_is_served_the_cubes_of_another(opened: Open) -> None:
+    engine = opened()
+    of_ann, of_bob = set(bundles(engine)), set(bundles(engine, BOB))
+    for scope, own in ((ANN, of_ann), (BOB, of_bob)):
+        reply = ask(engine, scope, compose="concat")
+        assert set(reply.tiers["activation"]) == own
+    assert not of_ann & of_bob
+
+
+def test_forgotten_memory_takes_its_cube_out(opened: Open) -> None:
+    engine = opened()
+    notes = engine.store_many(ANN, [{"text": fact} for fact in FACTS])
+    gone, stays, also = (promoted(engine, notes[first : first + 2]) for first in (0, 2, 4))
+    engine.forget("default", notes[0].id)
+    reply = ask(engine, compose="concat")
+    assert set(reply.tiers["activation"]) == {stays, also}
+    assert gone not in reply.tiers["activation"]
+
+
+@pytest.mark.parametrize("options", [{"compose": "fuse"}, {"ratio": 1.5}, {"ratio": -1}])
+def test_bad_options_are_refused(opened: Open, options: dict[str, Any]) -> None:
+    with pytest.raises(CompositionRefused):
+        ask(opened(), **options)

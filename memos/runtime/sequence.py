@@ -9,8 +9,13 @@ import torch
 
 from memos.activation.kv import KVShape, KVSource
 from memos.activation.miss import KVMiss
+from memos.activation.ragged import RaggedLayer, RaggedSource
 from memos.errors import InvalidInput
 from memos.runtime.pool import PAGE_TOKENS, Pages
+from memos.runtime.watching import Watcher
+
+#: Keys and values ``[heads, tokens, head_dim]``, or what heads of lengths of their own keep.
+PrefixLayer = tuple[torch.Tensor, torch.Tensor] | RaggedLayer
 
 
 class Sequence:
@@ -40,8 +45,10 @@ class Sequence:
         self.pages: Pages = np.zeros((shape.layers, 2, 0), np.int32)
         #: Why the prefix cannot be read.
         self.miss: KVMiss | None = None
+        #: What is told of its rows as they run.
+        self.watcher: Watcher | None = None
         self._seam = seam
-        self._loaded: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._loaded: dict[int, PrefixLayer] = {}
 
     def begin(self, pages: Pages, shared: int) -> None:
         """Give the sequence its pages, whose first ``shared`` tokens are there already."""
@@ -68,8 +75,8 @@ class Sequence:
         """The number of blocks of 16 tokens that the pages have to hold."""
         return -(-self.room // PAGE_TOKENS)
 
-    def prefix_layer(self, layer: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values of the prefix ``[heads, tokens, head_dim]`` on a device, once they are there.
+    def prefix_layer(self, layer: int, device: torch.device) -> PrefixLayer:
+        """Return a layer of the prefix on a device, once it is there.
 
         Raises :class:`KVMiss`.
         """
@@ -77,16 +84,22 @@ class Sequence:
             raise LookupError("the sequence has no prefix")
         if layer not in self._loaded:
             try:
-                keys, values = self.prefix.layer(layer)
+                self._loaded[layer] = _layer_of(self.prefix, layer, device)
             except KVMiss as miss:
                 self.miss = miss
                 raise
-            self._loaded[layer] = keys.to(device), values.to(device)  # in place on its own device
         return self._loaded[layer]
 
     def advance(self, count: int) -> None:
         """Count ``count`` more tokens as cached in all layers."""
         self.cached += count
+
+
+def _layer_of(prefix: KVSource, layer: int, device: torch.device) -> PrefixLayer:
+    if isinstance(prefix, RaggedSource):
+        return prefix.ragged_layer(layer).to(device)
+    keys, values = prefix.layer(layer)
+    return keys.to(device), values.to(device)  # in place on its own device
 
 
 def _check_prefix(prefix: KVSource, shape: KVShape, tokens: int) -> None:

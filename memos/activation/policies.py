@@ -47,6 +47,8 @@ POLICIES: Mapping[str, type[Policy]] = {
 }
 #: Mergers by name, which stand behind any selector.
 MERGERS: Mapping[str, Callable[[], Merger]] = {"d2o": Similar, "elastic": Nearest}
+#: The whole numbers among the options that may be 0, and the largest any option may be.
+_FROM_ZERO, _MOST = ("seed", "sinks"), 1_000_000
 #: What everything is compared with.
 CONTROLS = ("random", "recent")
 
@@ -80,5 +82,7 @@ def _policy(name: str, options: Sequence[str]) -> tuple[str, Policy]:
         if key not in defaults:
             raise ValueError(f"{name} has no option {key!r}; it has: {', '.join(defaults) or 'none'}")
         given[key] = type(defaults[key])(value)
+        if not (key not in _FROM_ZERO and isinstance(given[key], int)) <= given[key] <= _MOST:
+            raise ValueError(f"{key} of {name} cannot be {value}")
     changed = "".join(f",{key}={value}" for key, value in sorted(given.items()) if value != defaults[key])
     return f"{name}:{ratio:g}{changed}", made(ratio, **given)

@@ -106,13 +106,16 @@ class Watcher:
 
     def _see_weights(self, layer: int, first: int, weights: torch.Tensor) -> None:
         """Note which tokens rows from ``first`` on attend to, ``[kv_heads, n, T]``, and what they copy."""
-        for row in range(weights.shape[1]):
-            at = first + row
-            if Need.RECURRENCE in self._needs:
-                hit = weights[:, row, : at + 1] >= _ATTENDS
-                last, gap = self._last[layer, :, : at + 1], self._gap[layer, :, : at + 1]
-                gap.copy_(torch.where(hit & (last >= 0), torch.maximum(gap, at - last), gap))
-                last.masked_fill_(hit, at)
-            if Need.COPYING in self._needs and at >= self._period:
-                before = at - self._period
-                self._copying[layer] += weights[:, row, before : before + 2].sum(-1)
+        length = weights.shape[2]
+        rows = torch.arange(first, length).view(1, -1, 1)
+        if Need.RECURRENCE in self._needs:
+            last, gap = self._last[layer, :, :length], self._gap[layer, :, :length]
+            hits = torch.where(weights >= _ATTENDS, rows, -1).float()
+            latest = torch.cat([last.unsqueeze(1), hits], 1).cummax(1).values
+            gaps = torch.where((hits >= 0) & (latest[:, :-1] >= 0), rows - latest[:, :-1], 0.0)
+            gap.copy_(torch.maximum(gap, gaps.amax(1)))
+            last.copy_(latest[:, -1])
+        if Need.COPYING in self._needs:
+            ago = rows - self._period - torch.arange(length)
+            copied = (rows >= self._period) & ((ago == 0) | (ago == -1))
+            self._copying[layer] += weights.masked_fill(~copied, 0.0).sum((1, 2))

@@ -12,6 +12,7 @@ from memos.activation.codecs.groupwise import groupwise_codec
 from memos.activation.codecs.lossless import LosslessCodec
 from memos.activation.codecs.mikv import mikv_codec
 from memos.activation.codecs.paged import paged_codec
+from memos.activation.codecs.projected import projected
 from memos.activation.codecs.pruned import PrunedCodec
 from memos.activation.codecs.raw import RawCodec
 from memos.activation.codecs.transform import transform_codec
@@ -36,10 +37,11 @@ CODECS: dict[str, Callable[..., Codec]] = {
 
 
 def make_codec(spec: str) -> Codec:
-    """Return the codec a spec names: that of a chain such as ``keydiff:0.5+transform``, or of its last stage alone.
+    """Return the codec a spec names, such as ``snapkv:0.5+d2o+pca:0.75+transform``.
 
-    A policy (:mod:`memos.activation.policies`) may stand before the codec; without a codec what it leaves is
-    stored as it is. A policy that keeps everything is left out. Raises :class:`InvalidInput`.
+    The stages of a chain are a policy, a merger, a projection and a codec (:data:`~memos.activation.policies.POLICIES`,
+    :data:`~memos.activation.policies.MERGERS`, ``pca``, :data:`CODECS`), each of which may be missing. Without a codec,
+    what is left is stored as it is; a stage that would leave everything is left out. Raises :class:`InvalidInput`.
     """
     try:
         return _chain(spec.split("+"))
@@ -48,21 +50,32 @@ def make_codec(spec: str) -> Codec:
 
 
 def _chain(stages: list[str]) -> Codec:
-    first = stages[0].partition(":")[0]
-    if first not in POLICIES:
-        return _codec("+".join(stages))
-    merger, rest = (stages[1], stages[2:]) if stages[1:2] and stages[1] in MERGERS else (None, stages[1:])
+    if _name(stages[0]) not in POLICIES:
+        return _inner(stages)
+    merger = stages[1] if stages[1:] and stages[1] in MERGERS else None
     name, policy = make_policy(stages[0], merger)
-    inner = _codec("+".join(rest) or "raw")
+    inner = _layered(_inner(stages[1 if merger is None else 2 :] or ["raw"]))
     if policy.ratio == 1:
         return inner
-    if not isinstance(inner, LayerCodec):
-        raise ValueError(f"{inner.spec} cannot stand behind a policy")
     return PrunedCodec(name if inner.spec == "raw" else f"{name}+{inner.spec}", policy, inner)
 
 
-def _codec(spec: str) -> Codec:
-    name, _, options = spec.partition(":")
+def _inner(stages: list[str]) -> Codec:
+    """Return a codec that may stand behind a policy: perhaps a projection, then what stores it."""
+    if _name(stages[0]) == "pca":
+        return projected(stages[0].partition(":")[2], _layered(_inner(stages[1:] or ["raw"])))
+    name, _, options = "+".join(stages).partition(":")
     if name not in CODECS:
-        raise ValueError(f"no KV codec is called {name!r}; there are: {', '.join(sorted([*CODECS, *POLICIES]))}")
+        known = ", ".join(sorted([*CODECS, *POLICIES, "pca"]))
+        raise ValueError(f"no KV codec is called {name!r}; there are: {known}")
     return CODECS[name](**dict(option.split("=", 1) for option in options.split(",") if option))
+
+
+def _layered(codec: Codec) -> LayerCodec:
+    if not isinstance(codec, LayerCodec):
+        raise ValueError(f"{codec.spec} has to stand alone")
+    return codec
+
+
+def _name(stage: str) -> str:
+    return stage.partition(":")[0]

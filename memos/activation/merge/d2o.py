@@ -16,7 +16,7 @@ from memos.activation.kv import KVBlock
 from memos.activation.merge.base import Merger
 from memos.activation.merge.fold import NOBODY
 from memos.activation.seen import Need
-from memos.activation.select.base import seen_of
+from memos.activation.select.base import SINKS, seen_of
 from memos.activation.select.budgets import by_layer
 from memos.activation.select.h2o import H2O
 
@@ -28,10 +28,9 @@ class D2OSelector(H2O):
     needs = frozenset({Need.MASS})
 
     def budgets(self, kv: KVBlock) -> torch.Tensor:
-        """Return budgets in proportion to ``e ** -variance`` of the layers' attention, each relative to the mean."""
-        shares = seen_of(kv, "mass")[1].mean(1) / kv.tokens
-        variance = shares.var(-1)
-        return by_layer(kv, self.ratio, torch.exp(-variance / variance.mean()), 8)
+        """Return budgets in proportion to ``e ** -variance`` of the layers' attention, relative to the largest."""
+        variance = seen_of(kv, "mass")[1].mean(1).var(-1)
+        return by_layer(kv, self.ratio, torch.exp(-variance / variance.max().clamp_min(1e-12)), 8)
 
 
 class Similar(Merger):
@@ -46,12 +45,13 @@ class Similar(Merger):
 
 
 def most_similar(keys: torch.Tensor, kept: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return for each token the cosine and place of the kept key most like its own; itself, where it is kept.
+    """Return for each token the cosine and place of the kept key most like its own, no sink; itself, where it is kept.
 
     ``keys`` is float32 ``[heads, tokens, head_dim]``, ``kept`` bool ``[heads, tokens]``.
     """
     unit = normalize(keys, dim=-1)
     cosines = (unit @ unit.transpose(1, 2)).masked_fill(~kept.unsqueeze(1), -2.0)
+    cosines[..., :SINKS] = -2.0
     cosines.diagonal(dim1=1, dim2=2).masked_fill_(kept, 2.0)
     found = cosines.max(-1)
     return found.values.clamp(-1, 1), found.indices

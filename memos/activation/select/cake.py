@@ -31,6 +31,11 @@ class Cake(ScoreSelector):
     tau2: float = 1.0
     gamma: float = 200.0
 
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for a kernel without a middle, or exponents without end."""
+        if self.kernel % 2 == 0 or not self.tau1 or not self.tau2:
+            raise ValueError("kernel is odd, and tau1 and tau2 are above 0")
+
     def scores(self, kv: KVBlock) -> torch.Tensor:
         """Return mean and variance of the window's attention."""
         window = window_of(kv, self.ratio, self.window)

@@ -21,6 +21,11 @@ class SnapKV(ScoreSelector):
     window: int = 32
     kernel: int = 5
 
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for a kernel without a middle."""
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel is odd, not {self.kernel}")
+
     def scores(self, kv: KVBlock) -> torch.Tensor:
         """Return the attention of the window, pooled."""
         window = window_of(kv, self.ratio, self.window)

@@ -2,7 +2,8 @@
 
 The axes are those of the very cache that is stored, before RoPE, and lie in the file: nothing is learnt from other
 texts. Heads of a layer share its budget of axes: those go first that explain most of the layer's variance, of keys and
-of values, each relative to the whole. In memory the cache has its full width again.
+of values, each relative to the whole. The first token, an attention sink, is kept in float16: its error
+would count more than all others together. In memory the cache has its full width again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from memos.activation.codecs.rope import likely_base, rotate
 from memos.activation.codecs.stages import Size, floats, half, side_array
 from memos.activation.kv import KVShape
 
+#: Tokens at the start kept as they are.
+SINKS = 1
 #: Axes are counted in eights, so that integers of any width fill bytes.
 STEP = 8
 #: What an axis of length 1 is multiplied with in the file.
@@ -54,18 +57,20 @@ class ProjectedCodec(LayerCodec):
             raise ValueError("a cache with NaN or infinity has no axes")
         base = likely_base(values[0])
         flat = torch.stack([rotate(values[0], base, back=True), values[1]])
-        means = half(flat.mean(2))
-        centred = flat - means.float().unsqueeze(2)
+        sinks, rest = half(flat[:, :, :SINKS]), flat[:, :, SINKS:]
+        means = half(rest.sum(2) / max(rest.shape[2], 1))
+        centred = rest - means.float().unsqueeze(2)
         variances, axes = _principal(centred)
         ranks = _ranks(variances, self._share)
         stored = (axes * _AXIS).round().to(torch.int8)
         parts: dict[str, Array] = {
             "base": np.array([base], np.float32),
+            "sinks": sinks.numpy(),
             "means": means.numpy(),
             "ranks": ranks.numpy().astype(np.uint16),
             "axes": np.concatenate([stored[:, head, :, :rank].numpy().ravel() for head, rank in enumerate(ranks)]),
         }
-        for number, run in enumerate(_runs(ranks.tolist())):
+        for number, run in enumerate(_runs(ranks.tolist()) if rest.shape[2] else ()):
             basis = stored[:, run.first : run.stop, :, : run.rank].float() / _AXIS
             # The stored axes are not quite orthogonal, so coordinates are solved for rather than projected.
             coordinates = centred[:, run.first : run.stop] @ torch.linalg.pinv(basis).transpose(2, 3)
@@ -87,7 +92,8 @@ class _Decoder(LayerDecoder):
 
     def decode(self, layer: int, parts: Mapping[str, Array], out: torch.Tensor) -> None:
         """Decode coordinates, and go back from them."""
-        heads, _, dim = self.size
+        heads, tokens, dim = self.size
+        sinks = min(tokens, SINKS)
         if out.shape != (2, *self.size):
             raise ValueError(f"a layer of {list(self.size)} does not fit {list(out.shape)}")
         base = float(side_array(parts, "base", np.float32, (1,))[0])
@@ -99,19 +105,21 @@ class _Decoder(LayerDecoder):
         axes = floats(side_array(parts, "axes", np.int8, (2 * dim * sum(ranks),))) / _AXIS
         means = floats(side_array(parts, "means", np.float16, (2, heads, dim))).unsqueeze(2)
         found = torch.empty(2, *self.size)
-        for number, run in enumerate(_runs(ranks)):
+        for number, run in enumerate(_runs(ranks) if tokens > sinks else ()):
             mine, axes = axes.tensor_split([2 * dim * run.rank * (run.stop - run.first)])
             basis = mine.view(-1, 2, dim, run.rank).transpose(0, 1)
-            found[:, run.first : run.stop] = self._run(number, run, parts) @ basis.transpose(2, 3)
+            found[:, run.first : run.stop, sinks:] = self._run(number, run, parts) @ basis.transpose(2, 3)
         found += means
+        found[:, :, :sinks] = floats(side_array(parts, "sinks", np.float16, (2, heads, sinks, dim)))
         found[0] = rotate(found[0], base)
         out.copy_(found)
 
     def _run(self, number: int, run: _Run, parts: Mapping[str, Array]) -> torch.Tensor:
         shape = KVShape(1, run.stop - run.first, run.rank, "float32")
-        coordinates = shape.empty(self.size.tokens)[0]
+        tokens = self.size.tokens - SINKS
+        coordinates = shape.empty(tokens)[0]
         own = {name.split(".", 1)[1]: part for name, part in parts.items() if name.startswith(f"{number}.")}
-        self.inner.decoder(shape, self.size.tokens, {}, {}).decode(0, own, coordinates)
+        self.inner.decoder(shape, tokens, {}, {}).decode(0, own, coordinates)
         return coordinates
 
 

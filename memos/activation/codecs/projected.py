@@ -8,6 +8,7 @@ would count more than all others together. In memory the cache has its full widt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -133,7 +134,7 @@ def _principal(centred: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def _ranks(variances: torch.Tensor, share: float) -> torch.Tensor:
     """Return how many axes each head keeps, int64 ``[heads]``: ``share`` of all, :data:`STEP` at a time."""
     _, heads, dim = variances.shape
-    step = STEP if dim % STEP == 0 else 1
+    step = math.gcd(dim, STEP)
     gains = (variances / variances.sum((1, 2), keepdim=True).clamp_min(1e-12)).sum(0)
     blocks = gains.unflatten(1, (-1, step)).sum(-1)
     blocks[:, 0] = torch.inf  # one at least

@@ -56,23 +56,24 @@ class Chelsea(Policy):
 
     def _chunks(self, kv: KVBlock) -> Iterator[tuple[torch.Tensor, int]]:
         """Yield places ``[chunks, size]`` of chunks of one size, and how many clusters of each are left."""
-        window = window_of(kv, self.ratio, self.window)
-        start, stop = min(SINKS, kv.tokens - window), kv.tokens - window
-        budget = max(1, round(self.ratio * kv.tokens)) - start - window
-        number = max(1, (stop - start) // self.chunk)
+        budget, window = max(1, round(self.ratio * kv.tokens)), window_of(kv, self.ratio, self.window)
+        stop = kv.tokens - window
+        start = min(SINKS, stop, budget - window)
+        budget -= start + window
+        number = min(max(1, (stop - start) // self.chunk), max(1, budget))
         edges = [start + (stop - start) * at // number for at in range(number + 1)]
         targets = [budget * (at + 1) // number - budget * at // number for at in range(number)]
         plan = sorted((b - a, target, a) for (a, b), target in zip(pairwise(edges), targets, strict=True))
         for (size, target), alike in groupby(plan, key=lambda chunk: chunk[:2]):
-            yield torch.tensor([list(range(a, a + size)) for _, _, a in alike]), target
+            yield torch.tensor([list(range(a, a + size)) for _, _, a in alike], dtype=torch.int64), target
 
 
 def _clustered(rows: torch.Tensor, places: torch.Tensor, target: int) -> _Clusters:
     """Return ``target`` clusters of each chunk of rows ``[n, c, 2 * head_dim]`` at ``places`` ``[n, c]``."""
     clusters = _Clusters(rows, torch.ones(places.shape, dtype=torch.int64), places)
-    while (size := clusters.places.shape[1]) > target:
-        clusters = _round(clusters, min(size - target, size // 2))
-    return clusters
+    while (size := clusters.places.shape[1]) > max(target, 1):
+        clusters = _round(clusters, min(size - max(target, 1), size // 2))
+    return _Clusters(*(part[:, :target] for part in clusters))
 
 
 def _round(clusters: _Clusters, merges: int) -> _Clusters:

@@ -29,7 +29,7 @@ class D2OSelector(H2O):
 
     def budgets(self, kv: KVBlock) -> torch.Tensor:
         """Return budgets in proportion to ``e ** -variance`` of the layers' attention, relative to the largest."""
-        variance = seen_of(kv, "mass")[1].mean(1).var(-1)
+        variance = seen_of(kv, "mass")[1].mean(1).var(-1, correction=0)
         return by_layer(kv, self.ratio, torch.exp(-variance / variance.max().clamp_min(1e-12)), 8)
 
 

@@ -20,7 +20,8 @@ def uniform(kv: KVBlock, ratio: float) -> torch.Tensor:
 def by_layer(kv: KVBlock, ratio: float, weights: torch.Tensor, least: int) -> torch.Tensor:
     """Return budgets ``[layers, heads]`` in proportion to the weights of layers ``[layers]``, equal within a layer."""
     layers, heads = kv.shape.layers, kv.shape.heads
-    each = apportioned(weights, total(kv, ratio) // heads, min(least, round(ratio * kv.tokens)), kv.tokens)
+    share = max(1, round(ratio * kv.tokens))
+    each = apportioned(weights, layers * share, min(max(least, 1), share), kv.tokens)
     return each.unsqueeze(1).expand(layers, heads)
 
 

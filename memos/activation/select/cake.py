@@ -48,7 +48,8 @@ class Cake(ScoreSelector):
     def budgets(self, kv: KVBlock) -> torch.Tensor:
         """Return budgets in proportion to the layers' preference."""
         window = window_of(kv, self.ratio, self.window)
-        preferences = [self._preference(weights[..., :-window]) for weights in tail_attention(kv, window)]
+        before = max(kv.tokens - window, 1)
+        preferences = [self._preference(weights[..., :before]) for weights in tail_attention(kv, window)]
         return by_layer(kv, self.ratio, torch.stack(preferences), 2 * window)
 
     def _preference(self, weights: torch.Tensor) -> torch.Tensor:

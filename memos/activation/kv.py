@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
+
+if TYPE_CHECKING:
+    from memos.activation.seen import Seen
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -57,11 +60,13 @@ class KVSource(Protocol):
 class KVBlock:
     """A whole cache in memory: ``data`` is ``[layers, 2, heads, tokens, head_dim]``, keys (after RoPE) before values.
 
-    Nobody writes into ``data`` once the block is made.
+    Nobody writes into ``data`` once the block is made. ``seen`` is what was asked to be noted of its queries while it
+    was computed, for policies that choose tokens by them.
     """
 
     shape: KVShape
     data: torch.Tensor
+    seen: Seen | None = None
 
     @property
     def tokens(self) -> int:
@@ -71,6 +76,10 @@ class KVBlock:
     def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values of a layer, each ``[heads, tokens, head_dim]``."""
         return self.data[index, 0], self.data[index, 1]
+
+    def first(self, tokens: int) -> KVBlock:
+        """Return the cache of the first ``tokens`` tokens."""
+        return KVBlock(self.shape, self.data[:, :, :, :tokens].contiguous())
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import torch
 from memos.activation.container import KVHeader
 from memos.activation.kv import KVBlock, KVShape
 from memos.activation.miss import KVMiss
+from memos.activation.ragged import RaggedBlock, RaggedLayer, RaggedLayout, no_dense_form
 
 
 class LayeredKV:
@@ -57,20 +58,27 @@ class LayeredKV:
 
         Raises :class:`KVMiss` if they cannot be: recompute instead.
         """
+        self._await(index)
+        return self._data[index, 0], self._data[index, 1]
+
+    def wait(self) -> KVBlock:
+        """Return the whole cache once every layer is verified. Raises :class:`KVMiss`."""
+        self.settle()
+        return KVBlock(self.shape, self._data)
+
+    def settle(self) -> None:
+        """Wait until every layer is verified. Raises :class:`KVMiss`."""
+        with self._change:
+            self._change.wait_for(lambda: not self._missing or self._failure)
+        if self._missing:
+            self._raise()
+
+    def _await(self, index: int) -> None:
         if not self._arrived[index]:
             with self._change:
                 self._change.wait_for(lambda: self._arrived[index] or self._failure)
             if not self._arrived[index]:
                 self._raise()
-        return self._data[index, 0], self._data[index, 1]
-
-    def wait(self) -> KVBlock:
-        """Return the whole cache once every layer is verified. Raises :class:`KVMiss`."""
-        with self._change:
-            self._change.wait_for(lambda: not self._missing or self._failure)
-        if self._missing:
-            self._raise()
-        return KVBlock(self.shape, self._data)
 
     def _raise(self) -> None:
         if self._failure is not None:  # a new one each time: a traceback would keep the cache alive
@@ -98,3 +106,44 @@ class LayeredKV:
             if self._missing and self._failure is None:
                 self._failure = KVMiss(miss.reason, miss.message)
             self._change.notify_all()
+
+
+class RaggedKV(LayeredKV):
+    """The same for a file whose heads keep tokens of their own choice: ``data`` has room for those and no more.
+
+    A :class:`~memos.activation.ragged.RaggedSource`.
+    """
+
+    def __init__(
+        self, header: KVHeader, layout: RaggedLayout, data: torch.Tensor, *, file_bytes: int, lookup_ms: float
+    ) -> None:
+        super().__init__(header, data, file_bytes=file_bytes, lookup_ms=lookup_ms)
+        self.layout = layout
+        self._layers = layout.split(data, header.shape.head_dim)
+
+    @property
+    def bytes(self) -> int:
+        """The size of the cache in memory."""
+        return self._data.nbytes + self.layout.bytes
+
+    def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Raise :class:`KVMiss`: there is no dense form."""
+        raise no_dense_form()
+
+    def wait(self) -> KVBlock:
+        """Raise :class:`KVMiss`: there is no dense form."""
+        raise no_dense_form()
+
+    def ragged_layer(self, index: int) -> RaggedLayer:
+        """Return a layer once it is verified. Raises :class:`KVMiss` if it cannot be."""
+        self._await(index)
+        return self.layout.layer_of(index, self._layers[index])
+
+    def ragged(self) -> RaggedBlock:
+        """Return the whole cache once every layer is verified. Raises :class:`KVMiss`."""
+        self.settle()
+        return RaggedBlock(self.shape, self.layout, self._layers)
+
+    def slot(self, index: int) -> torch.Tensor:
+        """Return where the loader writes a layer, ``[2, entries, head_dim]``."""
+        return self._layers[index]

@@ -15,10 +15,10 @@ import torch
 from zstandard import ZstdError
 
 from memos.activation.buffers import PAGE, BufferPool, Bytes
-from memos.activation.codecs.base import Array, Codec, LayerDecoder
+from memos.activation.codecs.base import Array, Codec, LayerDecoder, RaggedDecoder
 from memos.activation.codecs.raw import PART, RawCodec
 from memos.activation.codecs.registry import make_codec
-from memos.activation.layered import LayeredKV
+from memos.activation.layered import LayeredKV, RaggedKV
 from memos.activation.layout import Tensor
 from memos.activation.miss import KVMiss
 from memos.activation.opened import Opened, read_arrays, read_tensor, room_for, short_name
@@ -72,7 +72,7 @@ class _Job:
         codec = _codec(opened)
         self._raw = isinstance(codec, RawCodec)
         self._decoder = _decoder(codec, opened)
-        self.kv = LayeredKV(opened.header, _buffer(opened), file_bytes=opened.bytes, lookup_ms=opened.lookup_ms)
+        self.kv = _cache(opened, self._decoder)
         self.workers = min(THREADS, len(opened.layers))
         self._working = self.workers
         self._layers = iter(range(len(opened.layers)))
@@ -132,16 +132,27 @@ def _decoder(codec: Codec, opened: Opened) -> LayerDecoder:
         raise KVMiss("codec", f"{header.codec} cannot decode it: {error}") from error
 
 
-def _buffer(opened: Opened) -> torch.Tensor:
+def _cache(opened: Opened, decoder: LayerDecoder) -> LayeredKV:
+    """Return a cache to be loaded, with memory for what its file holds."""
+    header = opened.header
+    shape, tokens, size, lookup = header.shape, header.tokens, opened.bytes, opened.lookup_ms
+    if isinstance(decoder, RaggedDecoder):
+        elements = 2 * shape.head_dim * decoder.layout.entries
+        data = _buffer(opened, elements)
+        return RaggedKV(header, decoder.layout, data, file_bytes=size, lookup_ms=lookup)
+    data = _buffer(opened, shape.elements(tokens)).view(shape.layers, 2, shape.heads, tokens, shape.head_dim)
+    return LayeredKV(header, data, file_bytes=size, lookup_ms=lookup)
+
+
+def _buffer(opened: Opened, elements: int) -> torch.Tensor:
     """Return memory for the decoded cache, aligned to pages as the layers are in the file."""
-    shape, tokens = opened.header.shape, opened.header.tokens
+    dtype = opened.header.shape.torch_dtype
     phase = next((layer[0].start for layer in opened.layers if layer), 0) % PAGE
     try:
-        memory = _buffers.take(shape.bytes(tokens), phase)
+        memory = _buffers.take(elements * dtype.itemsize, phase)
     except MemoryError as error:
         raise KVMiss("io", f"there is no memory for it: {error}") from error
-    size = (shape.layers, 2, shape.heads, tokens, shape.head_dim)
-    return torch.from_numpy(memory).view(shape.torch_dtype).view(size)
+    return torch.from_numpy(memory).view(dtype)
 
 
 def _read_raw(file: io.FileIO, tensors: Sequence[Tensor], out: torch.Tensor) -> None:

@@ -13,6 +13,7 @@ from memos.activation.container import KVHeader
 from memos.activation.files import Found, KVFiles, Published
 from memos.activation.kv import KVBlock
 from memos.activation.loss import measured_loss
+from memos.activation.observing import observed_prefill
 from memos.activation.publishing import Publishing
 from memos.clock import now_us
 from memos.config import AUTO_CODEC, Settings
@@ -68,7 +69,8 @@ class Promotion:
         report(0.1)
         if (present := self._present(scope, prepared.key)) is not None:
             return _result(present, made=False)
-        kv = serving.runtime.prefill(prepared.tokens)
+        vocabulary = serving.loaded.model.config.vocab_size
+        kv = observed_prefill(serving.runtime, prepared.tokens, codec, vocabulary)
         report(0.6)
         encoded = _encoded(codec, kv)
         loss = None if codec.exact else measured_loss(serving.runtime, prepared.tokens, kv, codec, encoded)

@@ -117,7 +117,7 @@ class Reuse:
         read: list[LayeredKV] = []
         kv = self._hot.get(cover.activation.key, self._loading(scope, cover, serving, read))
         if serving.loaded.device.type == "cpu" and not overlap_pays():
-            kv.wait()
+            kv.settle()
         return Loaded(kv, cold=bool(read))
 
     def prefetch(self, scope: Scope, hits: Sequence[Hit], serving: Serving, most: int) -> None:

@@ -107,7 +107,7 @@ class ActivationTier:
     def settle(self, value: LayeredKV) -> bool:
         """Wait until a file was read; return whether it can be used."""
         try:
-            value.wait()
+            value.settle()
         except KVMiss as miss:
             logger.debug("a KV file was not prefetched: %s", miss)
             return False

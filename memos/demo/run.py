@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from memos.config import Settings
-from memos.demo import forgetting, moves, notes, parametric, show, steps, tiers
+from memos.demo import composed, forgetting, moves, notes, parametric, show, steps, tiers
 from memos.demo.material import FRIENDS, READER, Batch, Question, load
 from memos.demo.timing import Stopwatch, quantiles
 from memos.embedding.base import Embedder
@@ -116,6 +116,9 @@ class _Demo:
         with self._watch.measure("chatting with a memory, computed and reloaded"):
             self._report["tiers"] = tiers.tiers(memory)
         show.tiers(self._screen, self._report["tiers"])
+        with self._watch.measure("chatting with several memories in one prompt, each computed alone"):
+            self._report["composed"] = composed.composed(memory)
+        show.composed(self._screen, self._report["composed"])
         with self._watch.measure("training four facts into an adapter, asking all tiers"):
             self._report["parametric"] = parametric.parametric(memory, self._training, progress=self._progress)
         show.parametric(self._screen, self._report["parametric"])

@@ -100,6 +100,26 @@ def tiers(screen: Console, result: Data) -> None:
     )
 
 
+def composed(screen: Console, result: Data) -> None:
+    """Show the same question with its memories computed, and put together from the caches of several files."""
+    if "error" in result:
+        screen.print(f"no KV file could be made: {result['error']}", markup=False)
+        return
+    table = _table(f"Several in one: {result['question']}", "memories", "reused", "computed", "first token", "answer")
+    for name in ("computed", "composed"):
+        reply = result[name]
+        first = f"{reply['milliseconds']['first_token']:,.0f} ms"
+        counts = (str(reply["tokens_reused"]), str(reply["tokens_recomputed"]))
+        table.add_row(name, *counts, first, Text(textwrap.shorten(reply["text"], 120, placeholder=" …")))
+    screen.print(table)
+    reply = result["composed"]
+    bundles = ", ".join(f"{one['reused']} + {one['recomputed']}" for one in reply["bundles"])
+    screen.print(
+        f"{len(reply['bundles'])} KV files, {reply['mode'] or 'none used'}: tokens reused + computed anew {bundles}\n",
+        highlight=False,
+    )
+
+
 def parametric(screen: Console, result: Data) -> None:
     """Show one question asked of every tier, side by side."""
     table = _table(

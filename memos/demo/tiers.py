@@ -28,8 +28,8 @@ def tiers(memory: Memory) -> dict[str, Any]:
     return {
         "question": QUESTION,
         "cube": {"id": cube.id, **cube.metadata, "memories": len(cube.provenance.parents)},
-        "recompute": _told(recomputed),
-        "reload": _told(reloaded),
+        "recompute": told(recomputed),
+        "reload": told(reloaded),
         "identical": len({reply.text for pair in rounds for reply in pair}) == 1,
     }
 
@@ -39,7 +39,7 @@ def _ask(memory: Memory, *, reuse: bool) -> ChatReply:
     return memory.chat(messages, user_id=FRIENDS, top_k=CHOSEN, max_tokens=ANSWER_TOKENS, reuse=reuse)
 
 
-def _told(replies: Sequence[ChatReply]) -> dict[str, Any]:
+def told(replies: Sequence[ChatReply]) -> dict[str, Any]:
     """Return the reply whose first token came in the median time."""
     middle = sorted(replies, key=lambda reply: reply.usage.milliseconds["first_token"])[len(replies) // 2]
     told = middle.model_dump(mode="json")

@@ -7,12 +7,14 @@ log-sum-exp, which is exact. Nothing is ever copied together.
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any, Protocol
 
 import torch
 
+from memos.activation.ragged import RaggedLayer
 from memos.runtime.batch import Batch, Group
-from memos.runtime.sequence import Sequence
+from memos.runtime.sequence import PrefixLayer, Sequence
 from memos_kernels import combine_lse, paged_attention_decode, paged_attention_prefill
 
 #: The name of this attention in transformers' ``AttentionInterface``. No mask function is registered under it, for
@@ -61,6 +63,7 @@ def packed_attention(
         pool[packed.pages[layer, side], :, packed.places] = rows[0].transpose(0, 1)
     query = query[0].transpose(0, 1).contiguous()
     out, lse = _own(packed, layer, query, scaling)
+    _show(packed, layer, query, scaling)
     for group in packed.groups:
         out = _behind(packed, group, layer, query, out, lse, scaling)
     return out.unsqueeze(0), None
@@ -90,6 +93,15 @@ def _own(packed: Batch, layer: int, query: torch.Tensor, scaling: float) -> tupl
     return out, lse
 
 
+def _show(packed: Batch, layer: int, query: torch.Tensor, scaling: float) -> None:
+    """Show the rows of sequences that are watched; those have no prefix."""
+    for at, (sequence, first, count) in enumerate(packed.parts):
+        if sequence.watcher is not None:
+            sequence.watcher.scale(scaling)
+            table = packed.table[layer, at, 0]
+            sequence.watcher.see(layer, query[first : first + count], sequence.cached, packed.pool.kv, table)
+
+
 def _behind(
     packed: Batch,
     group: Group,
@@ -112,19 +124,47 @@ def _joined(
 ) -> torch.Tensor:
     """Return what rows see of their prefix, which may be in parts that weigh differently, and of the rest (``out``)."""
     outs, lses = [], []
-    for keys, values, temperature, scale in sequence.prefix_parts(layer, query.device):
-        found, mass = attend_page(query, keys, values, keys.shape[1], scaling / temperature, causal=False)
+    for kept, temperature, scale in sequence.prefix_parts(layer, query.device):
+        found, mass = _attend_prefix(query, kept, scaling / temperature)
         outs.append(found)
         lses.append(mass * (temperature * scale))
     return combine_lse([*outs, out], [*lses, lse])[0]
 
 
+def _attend_prefix(query: torch.Tensor, kept: PrefixLayer, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attend to a layer of a prefix: at once, or each run of heads that keep equally many entries by itself."""
+    if not isinstance(kept, RaggedLayer):
+        return attend_page(query, *kept, kept[0].shape[1], scaling, causal=False)
+    group, results, head, start = query.shape[1] // len(kept.lengths), [], 0, 0
+    for length, alike in groupby(kept.lengths):
+        count = len(list(alike))
+        mine = slice(start, start + count * length)
+        keys, values = (part[mine].unflatten(0, (count, length)) for part in (kept.keys, kept.values))
+        logs = None if kept.log_counts is None else kept.log_counts[mine].view(1, count, length)
+        heads = query[:, head * group : (head + count) * group].contiguous()
+        head, start = head + count, mine.stop
+        if not length:
+            results.append((torch.zeros_like(heads), heads.new_full(heads.shape[:2], -torch.inf, dtype=torch.float32)))
+            continue
+        results.append(attend_page(heads, keys, values, length, scaling, causal=False, log_weights=logs))
+    out, lse = zip(*results, strict=True)
+    return torch.cat(out, 1), torch.cat(lse, 1)
+
+
 def attend_page(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, length: int, scaling: float, *, causal: bool
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    length: int,
+    scaling: float,
+    *,
+    causal: bool,
+    log_weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attend from ``query`` ``[n, heads, D]`` to the first ``length`` tokens of keys and values ``[kv_heads, T, D]``.
 
-    Returns the output like ``query`` and log-sum-exps ``[n, heads]``.
+    ``log_weights``, float32 ``[1, kv_heads, T]``, is added to their scores. Returns the output like ``query`` and
+    log-sum-exps ``[n, heads]``.
     """
     device = query.device
     return paged_attention_prefill(
@@ -136,4 +176,5 @@ def attend_page(
         torch.tensor([length], dtype=torch.int32, device=device),
         scaling=scaling,
         causal=causal,
+        log_weights=log_weights,
     )

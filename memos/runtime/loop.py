@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 
 from memos.activation.kv import KVBlock, KVSource
 from memos.activation.miss import KVMiss
+from memos.activation.seen import Need
 from memos.errors import StoreClosed
 from memos.runtime.admission import Admission, PoolUse
 from memos.runtime.batch import Batch
@@ -30,6 +32,7 @@ from memos.runtime.request import Answer, Generated, Job, Prefill, Request, Scor
 from memos.runtime.scheduler import Scheduler
 from memos.runtime.sequence import Sequence as TokenSequence
 from memos.runtime.uses import AdapterUse
+from memos.runtime.watching import Watcher
 
 __all__ = ["Generated", "Generation", "Request", "Runtime"]
 
@@ -103,13 +106,18 @@ class Runtime:
         self._finish(*jobs)
         return [job.result for job in jobs]
 
-    def prefill(self, tokens: Sequence[int]) -> KVBlock:
+    def prefill(self, tokens: Sequence[int], needs: Collection[Need] = (), *, period: int = 0) -> KVBlock:
         """Return the cache of tokens from position 0, in the model's dtype and host memory.
 
-        Raises :class:`InvalidInput` and :class:`PromptTooLong`.
+        ``needs`` is what to note of their queries on the way (``KVBlock.seen``), ``period`` after how many the tokens
+        repeat, where that is what copying heads are told by. Raises :class:`InvalidInput` and :class:`PromptTooLong`.
         """
         check_tokens(tokens, self._loaded)
-        job = Prefill(tokens, self._loaded)
+        watcher = None
+        if needs:
+            rotary: Any = self._loaded.model.base_model.rotary_emb
+            watcher = Watcher(needs, self._loaded.shape, len(tokens), rotary.inv_freq, period)
+        job = Prefill(tokens, self._loaded, watcher)
         self._finish(job)
         if job.block is None:
             raise StoreClosed("the model was closed")

@@ -21,6 +21,7 @@ from memos.runtime.sampling import Sampler, Sampling
 from memos.runtime.sequence import Sequence
 from memos.runtime.text import TextStream
 from memos.runtime.uses import AdapterUse, Cartridge
+from memos.runtime.watching import Watcher
 from memos_kernels import gather_pages
 
 GREEDY = Sampling()
@@ -166,10 +167,11 @@ class Job:
 
 
 class Prefill(Job):
-    """A sequence whose cache is what is wanted."""
+    """A sequence whose cache is what is wanted, and what ``watcher`` notes of its queries."""
 
-    def __init__(self, tokens: Many[int], loaded: LoadedModel) -> None:
+    def __init__(self, tokens: Many[int], loaded: LoadedModel, watcher: Watcher | None = None) -> None:
         super().__init__(Sequence(tokens, loaded.shape))
+        self.sequence.watcher = watcher
         self._shape = loaded.shape
         self.block: KVBlock | None = None
 
@@ -179,7 +181,8 @@ class Prefill(Job):
         data = self._shape.empty(len(sequence.tokens), pool.slots.device)
         table = torch.from_numpy(sequence.pages.reshape(-1, sequence.pages.shape[2])).to(data.device)
         gather_pages(pool.kv, table, data.flatten(0, 1))
-        self.block = KVBlock(self._shape, data.cpu())
+        watcher = sequence.watcher
+        self.block = KVBlock(self._shape, data.cpu(), None if watcher is None else watcher.seen())
 
 
 class Scoring(Job):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Many
 from typing import NamedTuple
 
@@ -10,15 +11,19 @@ import torch
 
 from memos.activation.kv import KVShape, KVSource, ParallelKV
 from memos.activation.miss import KVMiss
+from memos.activation.ragged import RaggedLayer, RaggedSource
 from memos.errors import InvalidInput
 from memos.runtime.pool import PAGE_TOKENS, Pages
+from memos.runtime.watching import Watcher
+
+#: Keys and values ``[heads, tokens, head_dim]``, or what heads of lengths of their own keep.
+PrefixLayer = tuple[torch.Tensor, torch.Tensor] | RaggedLayer
 
 
 class PrefixPart(NamedTuple):
-    """Keys and values ``[heads, tokens, head_dim]``, what divides their scores and what their weight is scaled by."""
+    """A layer of a part of a prefix, what divides its scores and what its weight is scaled by."""
 
-    keys: torch.Tensor
-    values: torch.Tensor
+    layer: PrefixLayer
     temperature: float
     scale: float
 
@@ -50,6 +55,8 @@ class Sequence:
         self.pages: Pages = np.zeros((shape.layers, 2, 0), np.int32)
         #: Why the prefix cannot be read.
         self.miss: KVMiss | None = None
+        #: What is told of its rows as they run.
+        self.watcher: Watcher | None = None
         self._seam = seam
         self._loaded: dict[int, list[PrefixPart]] = {}
 
@@ -87,10 +94,7 @@ class Sequence:
             raise LookupError("the sequence has no prefix")
         if layer not in self._loaded:
             try:
-                self._loaded[layer] = [
-                    PrefixPart(keys.to(device), values.to(device), *weights)  # in place on its own device
-                    for (keys, values), weights in _parts(self.prefix, layer)
-                ]
+                self._loaded[layer] = list(_parts(self.prefix, layer, device))
             except KVMiss as miss:
                 self.miss = miss
                 raise
@@ -101,11 +105,19 @@ class Sequence:
         self.cached += count
 
 
-def _parts(prefix: KVSource, layer: int) -> list[tuple[tuple[torch.Tensor, torch.Tensor], tuple[float, float]]]:
+def _parts(prefix: KVSource, layer: int, device: torch.device) -> Iterator[PrefixPart]:
     if isinstance(prefix, ParallelKV):
-        weights = prefix.temperature, prefix.scale
-        return [(prefix.head.layer(layer), (1.0, 1.0)), (prefix.memory.layer(layer), weights)]
-    return [(prefix.layer(layer), (1.0, 1.0))]
+        yield PrefixPart(_layer_of(prefix.head, layer, device), 1.0, 1.0)
+        yield PrefixPart(_layer_of(prefix.memory, layer, device), prefix.temperature, prefix.scale)
+    else:
+        yield PrefixPart(_layer_of(prefix, layer, device), 1.0, 1.0)
+
+
+def _layer_of(prefix: KVSource, layer: int, device: torch.device) -> PrefixLayer:
+    if isinstance(prefix, RaggedSource):
+        return prefix.ragged_layer(layer).to(device)
+    keys, values = prefix.layer(layer)
+    return keys.to(device), values.to(device)  # in place on its own device
 
 
 def _check_prefix(prefix: KVSource, shape: KVShape, tokens: int) -> None:

@@ -184,6 +184,7 @@ def length(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.usefixtures("length")
 def test_demo(scratch: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MEMOS_NOTES")
+    monkeypatch.delenv("MEMOS_COMPOSE")
     printed = io.StringIO()
     report = run_demo(Console(file=printed, width=40), json=True, training=QUICK)
     assert json.loads(printed.getvalue()) == report
@@ -196,6 +197,7 @@ def test_demo(scratch: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert report["score"]["newest_first"] >= 0.5 * report["score"]["changed"]
     assert report["context"]["tokens"] <= report["context"]["max_tokens"]
     assert report["tiers"]["identical"]
+    assert len(report["composed"]["composed"]["bundles"]) > 1
     assert report["forgotten"]["rank_before"]
     assert report["forgotten"]["files_before"]
     assert not any(report["forgotten"]["after"].values())
@@ -217,6 +219,7 @@ def display(screen: Console, report: dict[str, Any]) -> None:
         show.narrowed: "narrowed",
         show.context: "context",
         show.tiers: "tiers",
+        show.composed: "composed",
         show.parametric: "parametric",
         show.moves: "moves",
         show.forgotten: "forgotten",

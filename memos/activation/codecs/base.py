@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from memos.activation.kv import KVBlock, KVShape
+from memos.activation.ragged import RaggedLayout
+from memos.activation.seen import Need
 
 Array = NDArray[Any]
 
@@ -58,15 +60,40 @@ class Codec(ABC):
     def spec(self) -> str:
         """The name that :func:`memos.activation.codecs.registry.make_codec` turns back into this codec."""
 
+    #: What has to be noted of a prompt's queries while its cache is computed (``KVBlock.seen``).
+    needs: frozenset[Need] = frozenset()
+
     @abstractmethod
     def encode(self, kv: KVBlock) -> Encoded:
-        """Encode a cache."""
+        """Encode a cache. Raises ``ValueError`` for one that cannot be, or that lacks what the codec needs."""
 
     @abstractmethod
     def decoder(
         self, shape: KVShape, tokens: int, shared: Mapping[str, Array], parameters: Mapping[str, Any]
     ) -> LayerDecoder:
         """Return a decoder for one cache. Raises ``ValueError`` when ``shared`` or ``parameters`` do not fit."""
+
+
+class LayerCodec(Codec):
+    """A codec that encodes every layer for itself."""
+
+    def encode(self, kv: KVBlock) -> Encoded:
+        """Encode a cache, layer by layer. Raises what :meth:`encode_layer` raises."""
+        layers = len(kv.data)
+        return Encoded(tuple(self.encode_layer(layer, index, layers) for index, layer in enumerate(kv.data)))
+
+    @abstractmethod
+    def encode_layer(self, layer: torch.Tensor, index: int, layers: int) -> dict[str, Array]:
+        """Encode layer ``index`` of ``layers``, ``[2, heads, tokens, head_dim]``. Raises ``ValueError``."""
+
+
+class RaggedDecoder(LayerDecoder):
+    """Decodes the layers of a cache whose heads keep tokens of their own choice, as ``layout`` says.
+
+    :meth:`decode` writes ``[2, entries, head_dim]``.
+    """
+
+    layout: RaggedLayout
 
 
 def as_words(tensor: torch.Tensor) -> Array:

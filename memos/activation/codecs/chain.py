@@ -1,4 +1,4 @@
-"""A codec made of the four stages."""
+"""A codec made of a quantiser and an entropy coder, the last two stages of a chain."""
 
 from __future__ import annotations
 
@@ -8,28 +8,19 @@ from typing import Any
 
 import torch
 
-from memos.activation.codecs.base import Array, Codec, Encoded, LayerDecoder
-from memos.activation.codecs.stages import EntropyCoder, Everything, Merger, NoMerge, Quantiser, Selector, Size
-from memos.activation.kv import KVBlock, KVShape
+from memos.activation.codecs.base import Array, LayerCodec, LayerDecoder
+from memos.activation.codecs.stages import EntropyCoder, Quantiser, Size
+from memos.activation.kv import KVShape
 
 #: What keeps the names of planes apart from those of side arrays.
 _SIDE = "side."
 
 
-class ChainCodec(Codec):
-    """select → merge → quantise → entropy-code, by the name ``spec``."""
+class ChainCodec(LayerCodec):
+    """quantise → entropy-code, by the name ``spec``."""
 
-    def __init__(
-        self,
-        spec: str,
-        quantiser: Quantiser,
-        coder: EntropyCoder,
-        selector: Selector | None = None,
-        merger: Merger | None = None,
-    ) -> None:
+    def __init__(self, spec: str, quantiser: Quantiser, coder: EntropyCoder) -> None:
         self._spec = spec
-        self._selector = selector or Everything()
-        self._merger = merger or NoMerge()
         self._quantiser = quantiser
         self._coder = coder
 
@@ -38,18 +29,14 @@ class ChainCodec(Codec):
         """The name it was made by, with every option that is not the default."""
         return self._spec
 
-    def encode(self, kv: KVBlock) -> Encoded:
-        """Encode a cache. Raises ``ValueError`` if it holds NaN or infinity."""
-        kv = self._merger.merge(kv, self._selector.select(kv))
-        return Encoded(layers=tuple(self._layer(layer, i, len(kv.data)) for i, layer in enumerate(kv.data)))
-
     def decoder(
         self, shape: KVShape, tokens: int, shared: Mapping[str, Array], parameters: Mapping[str, Any]
     ) -> LayerDecoder:
         """Return the decoder."""
         return _ChainDecoder(self._quantiser, self._coder, Size(shape.heads, tokens, shape.head_dim))
 
-    def _layer(self, layer: torch.Tensor, index: int, layers: int) -> dict[str, Array]:
+    def encode_layer(self, layer: torch.Tensor, index: int, layers: int) -> dict[str, Array]:
+        """Encode a layer. Raises ``ValueError`` if it holds NaN or infinity."""
         values = layer.float()
         if not torch.isfinite(values).all():
             raise ValueError("a cache with NaN or infinity cannot be quantised")

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 import zstandard
 
-from memos.activation.codecs.base import Array, Codec, Encoded, LayerDecoder, as_words
-from memos.activation.kv import KVBlock, KVShape
+from memos.activation.codecs.base import Array, LayerCodec, LayerDecoder, as_words
+from memos.activation.kv import KVShape
 from memos_kernels.byte_planes import join16, join32, split16, split32
 
 #: A plane is compressed if that saves at least this share of it: less is not worth the time to decode.
 _WORTH = 0.04
 
 
-class LosslessCodec(Codec):
+class LosslessCodec(LayerCodec):
     """Byte planes and zstd; ``level`` is zstd's."""
 
     exact = True
@@ -37,14 +37,11 @@ class LosslessCodec(Codec):
         """``lossless``, or ``lossless:level=N``."""
         return "lossless" if self._level == 1 else f"lossless:level={self._level}"
 
-    def encode(self, kv: KVBlock) -> Encoded:
-        """Encode a cache of any dtype and any values, NaN included."""
+    def encode_layer(self, layer: torch.Tensor, index: int, layers: int) -> dict[str, Array]:
+        """Encode a layer of any dtype and any values, NaN included."""
         compressor = zstandard.ZstdCompressor(level=self._level)
-        layers = []
-        for layer in kv.data:
-            planes = _split(as_words(layer).reshape(-1, *layer.shape[2:]))
-            layers.append({name: _packed(plane, compressor) for name, plane in planes.items()})
-        return Encoded(layers=tuple(layers))
+        planes = _split(as_words(layer).reshape(-1, *layer.shape[2:]))
+        return {name: _packed(plane, compressor) for name, plane in planes.items()}
 
     def decoder(
         self, shape: KVShape, tokens: int, shared: Mapping[str, Array], parameters: Mapping[str, Any]

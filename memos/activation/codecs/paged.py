@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from memos.activation.codecs.base import Array, Codec, Encoded, LayerDecoder
+from memos.activation.codecs.base import Array, LayerCodec, LayerDecoder
 from memos.activation.codecs.rope import angles, likely_base
 from memos.activation.codecs.stages import Size, side_array
-from memos.activation.kv import KVBlock, KVShape
+from memos.activation.kv import KVShape
 from memos_kernels import QuantisedPages, dequant_rotate_gather, quantise_pages
 
 #: Tokens in a page.
 GROUP = 64
 
 
-class PagedCodec(Codec):
+class PagedCodec(LayerCodec):
     """``bits`` (8 or 4) per element, pages of ``group`` tokens."""
 
     def __init__(self, bits: int, group: int = GROUP) -> None:
@@ -35,17 +35,15 @@ class PagedCodec(Codec):
         """``int8`` or ``int4``, with the group where it is not the default."""
         return f"int{self._bits}" + (f":group={self._group}" if self._group != GROUP else "")
 
-    def encode(self, kv: KVBlock) -> Encoded:
-        """Encode a cache. Raises ``ValueError`` if it holds NaN, infinity or numbers too large for float16."""
-        return Encoded(layers=tuple(self._layer(layer) for layer in kv.data.cpu()))
-
     def decoder(
         self, shape: KVShape, tokens: int, shared: Mapping[str, Array], parameters: Mapping[str, Any]
     ) -> LayerDecoder:
         """Return the decoder."""
         return _Decoder(self._bits, self._group, Size(shape.heads, tokens, shape.head_dim))
 
-    def _layer(self, layer: torch.Tensor) -> dict[str, Array]:
+    def encode_layer(self, layer: torch.Tensor, index: int, layers: int) -> dict[str, Array]:
+        """Encode a layer. Raises ``ValueError`` if it holds NaN, infinity or numbers too large for float16."""
+        layer = layer.cpu()
         _, heads, tokens, head_dim = layer.shape
         blocks = -(-tokens // self._group)
         pages = QuantisedPages.empty(blocks, heads, self._group, head_dim, self._bits)

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from memos.activation.codecs.base import Array, Codec, Encoded, LayerDecoder, as_words
-from memos.activation.kv import KVBlock, KVShape
+from memos.activation.codecs.base import Array, LayerCodec, LayerDecoder, as_words
+from memos.activation.kv import KVShape
 
 PART = "kv"
 
 
-class RawCodec(Codec):
+class RawCodec(LayerCodec):
     """Stores ``[2, heads, tokens, head_dim]`` per layer as one array named :data:`PART`."""
 
     exact = True
@@ -23,9 +23,9 @@ class RawCodec(Codec):
         """``raw``."""
         return "raw"
 
-    def encode(self, kv: KVBlock) -> Encoded:
-        """Return views of the cache; nothing is copied."""
-        return Encoded(layers=tuple({PART: as_words(layer)} for layer in kv.data))
+    def encode_layer(self, layer: torch.Tensor, index: int, layers: int) -> dict[str, Array]:
+        """Return a view of the layer; nothing is copied."""
+        return {PART: as_words(layer)}
 
     def decoder(
         self, shape: KVShape, tokens: int, shared: Mapping[str, Array], parameters: Mapping[str, Any]

@@ -1,7 +1,7 @@
-"""The four stages of a codec chain, as small base classes: select, merge, quantise, entropy-code.
+"""The last two stages of a codec chain, as small base classes: quantise, entropy-code.
 
-Select and merge shorten the cache before the rest; here are their identities. A quantiser turns a layer into planes of
-small integers and what it needs to undo that; an entropy coder turns a plane into bytes.
+A quantiser turns a layer into planes of small integers and what it needs to undo that; an entropy coder turns a plane
+into bytes. What shortens the cache before is in :mod:`memos.activation.select` and :mod:`memos.activation.merge`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from memos.activation.codecs.base import Array
-from memos.activation.kv import KVBlock
 
 #: Elements of a plane larger than this in 16 bits cannot be stored.
 HALF_MAX = 65504.0
@@ -45,22 +44,6 @@ class Quantised:
     side: dict[str, Array] = field(default_factory=dict)
 
 
-class Selector(ABC):
-    """Chooses the tokens worth keeping."""
-
-    @abstractmethod
-    def select(self, kv: KVBlock) -> torch.Tensor:
-        """Return the kept tokens' indices, ascending, int64 ``[kept]``."""
-
-
-class Merger(ABC):
-    """Folds the tokens that were not kept into those that were."""
-
-    @abstractmethod
-    def merge(self, kv: KVBlock, kept: torch.Tensor) -> KVBlock:
-        """Return a cache of the kept tokens alone."""
-
-
 class Quantiser(ABC):
     """Turns a layer into integers. Stateless: one object serves many threads."""
 
@@ -87,22 +70,6 @@ class EntropyCoder(ABC):
     @abstractmethod
     def decode(self, coded: Array, layout: Layout) -> Array:
         """Return the plane ``[rows, columns]``. Raises ``ValueError`` when ``coded`` is not one of that layout."""
-
-
-class Everything(Selector):
-    """Keeps all tokens."""
-
-    def select(self, kv: KVBlock) -> torch.Tensor:
-        """Return all indices."""
-        return torch.arange(kv.tokens)
-
-
-class NoMerge(Merger):
-    """Drops the tokens that were not kept."""
-
-    def merge(self, kv: KVBlock, kept: torch.Tensor) -> KVBlock:
-        """Return the kept tokens, or the same cache if that is all of them."""
-        return kv if len(kept) == kv.tokens else KVBlock(kv.shape, kv.data[..., kept, :].contiguous())
 
 
 def side_array(side: Mapping[str, Array], name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> Array:

@@ -118,15 +118,18 @@ class Composer:
         alone = Plan(tuple(covers[:1]) if exact else ())
         if mode == PREFIX or len(covers) < 2 or not self._may_compose(serving):
             return alone
+        whole = _whole(covers)
+        if len(whole) < 2 or (exact and whole[0] is not covers[0]):
+            return alone
         chosen = choose(
-            [len(cover.memory) for cover in covers],
-            sum(one.activation.bytes for one in covers if not self._reuse.holds(one.activation.key)),
+            [len(cover.memory) for cover in whole],
+            sum(one.activation.bytes for one in whole if not self._reuse.holds(one.activation.key)),
             exact=exact,
             costs=_costs(serving),
         )
         if mode is None and chosen.mode == PREFIX:
             return alone
-        return Plan(tuple(covers), mode or chosen.mode, chosen.ratio if ratio is None else ratio)
+        return Plan(tuple(whole), mode or chosen.mode, chosen.ratio if ratio is None else ratio)
 
     def ready(self, scope: Scope, plan: Plan, question: Sequence[int], serving: Serving) -> Ready:
         """Return the cache of a plan that has cubes. Raises :class:`CubeMiss`."""
@@ -183,6 +186,13 @@ def _measured(serving: Serving) -> Composition:
         drift=checked.drift.to_bytes(),
         created_at=now_us(),
     )
+
+
+def _whole(covers: Sequence[Cover]) -> list[Cover]:
+    """Return the covers that have a row for every token, without which a cache cannot be moved and mended."""
+    from memos.activation.policies import drops_tokens
+
+    return [cover for cover in covers if not drops_tokens(cover.activation.codec)]
 
 
 def _costs(serving: Serving) -> Costs:

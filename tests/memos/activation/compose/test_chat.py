@@ -57,8 +57,8 @@ def opened(data_folder: Path, embedder: Embedder, shallow_models: ModelHost) -> 
         engine.close()
 
 
-def promoted(engine: MemoryOS, notes: Sequence[MemCube]) -> str:
-    job = engine.promote("default", [note.id for note in notes], to="activation")
+def promoted(engine: MemoryOS, notes: Sequence[MemCube], codec: str | None = None) -> str:
+    job = engine.promote("default", [note.id for note in notes], to="activation", codec=codec)
     while (job := engine.job("default", job.id)).state not in FINAL:
         threading.Event().wait(0.01)
     assert job.state is JobState.DONE, job.error
@@ -110,6 +110,17 @@ def test_memories_without_a_cube_follow_as_text(opened: Open) -> None:
     reply = ask(engine, compose="concat", top_k=7)
     assert set(reply.tiers["activation"]) == set(cubes)
     assert reply.tiers["plaintext"] == (beside.id,)
+
+
+def test_cube_without_a_row_for_every_token_is_not_moved(opened: Open) -> None:
+    engine = opened()
+    notes = engine.store_many(ANN, [{"text": fact, "event_time": "2025-05-01"} for fact in FACTS])
+    pruned = promoted(engine, notes[:2], "keydiff:0.5")
+    whole = {promoted(engine, notes[first : first + 2]) for first in (2, 4)}
+    reply = ask(engine, compose="concat")
+    assert set(reply.tiers["activation"]) == whole
+    assert pruned not in {miss.cube_id for miss in reply.misses}
+    assert set(reply.tiers["plaintext"]) == {note.id for note in notes[:2]}
 
 
 def test_planner_serves_one_covering_cube_exactly(opened: Open) -> None:

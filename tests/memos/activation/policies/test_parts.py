@@ -184,18 +184,20 @@ def test_projection_errs_by_what_the_axes_left_out_explain(tokens: int, heads: i
         assert isinstance(back, KVBlock)
         error = (back.data - kv.data).square().mean().sqrt() / kv.data.square().mean().sqrt()
         assert float(error) < 0.05
-    assert tokens < 300 or encoded.bytes < 0.2 * kv.data.nbytes
+        if spec.endswith("int8"):
+            assert tokens < 300 or encoded.bytes < 0.2 * kv.data.nbytes
 
 
 def test_projection_refuses_what_is_damaged(prompt: Any) -> None:
     codec, kv = make_codec("pca:0.5"), prompt.kv
     parts = codec.encode(kv).layers[0]
     decoder = codec.decoder(kv.shape, kv.tokens, {}, {})
-    for name, value in {
+    damaged: dict[str, np.ndarray[Any, Any]] = {
         "ranks": np.zeros(3, np.uint16),
         "axes": np.zeros(5, np.int8),
-        "base": np.float32([-1]),
-    }.items():
+        "base": np.array([-1], np.float32),
+    }
+    for name, value in damaged.items():
         with pytest.raises(ValueError, match=r"axes|base"):
             decoder.decode(0, {**parts, name: value}, kv.shape.empty(kv.tokens)[0])
     with pytest.raises(ValueError, match="NaN"):

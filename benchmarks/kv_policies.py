@@ -25,6 +25,7 @@ from finding import Item, items
 from harness import ROOT, Report, parser, table
 from kv_codecs import CONTEXT, Window, windows_of
 from pareto import scatter
+from peers import kvpress_policies
 
 from memos.activation.codecs.registry import make_codec
 from memos.activation.kv import KVBlock
@@ -75,9 +76,14 @@ def _noted(seen: Seen | None) -> Seen:
     return seen
 
 
+PARTS = ("continuation", "finding", "chains", "kvpress")
+
+
 def main() -> int:
-    """Measure continuation, finding and chains."""
-    options = parser(__doc__ or "", data=True).parse_args()
+    """Measure continuation, finding, chains and the peer, or some of them."""
+    arguments = parser(__doc__ or "", data=True)
+    arguments.add_argument("--parts", default=",".join(PARTS), help="measure these alone, and keep the rest of --json")
+    options = arguments.parse_args()
     torch.set_num_threads(2)
     report = Report("kv_policies", options)
     if options.data is None:
@@ -85,31 +91,57 @@ def main() -> int:
             report.missing(key, "needs --data")
         report.finish()
         return 0
-    data, quick = Path(options.data), options.quick
-    loaded = load_model()
-    runtime = Runtime(loaded)
-    noting = Noting(loaded, runtime)
-    windows = windows_of(loaded, runtime, _texts(data), each=1 if quick else 4)
-    for window in windows:
-        window.kv = noting.prefill(window.tokens[:CONTEXT])
-    ratios = RATIOS[:1] if quick else RATIOS
-    for row in _continuations(runtime, windows, ratios):
-        _add(report, row)
-    _continuation_figures(report)
-    for item in items(loaded, data, each=1 if quick else 4):
-        for row in _found(runtime, noting, item, ratios):
-            report.rows.append(row)
-        report.save()
-    _finding_figures(report)
-    with tempfile.TemporaryDirectory(prefix="memos-bench-", dir=ROOT) as folder:
-        shelf = Shelf(Path(folder), loaded.shape, loaded.identity.fingerprint)
-        for spec in QUICK_CHAINS if quick else CHAINS:
-            _add(report, _chain(runtime, shelf, windows, spec))
-    _chain_figures(report)
+    parts = options.parts.split(",")
+    if set(parts) != set(PARTS):
+        report.resume()
+        report.rows = [row for row in report.rows if row["part"] not in parts]
+    _Measuring(report, Path(options.data), quick=options.quick).run(parts)
     if options.json:
         _picture(report, Path(options.json).with_suffix(".svg"))
     report.finish()
     return 0
+
+
+class _Measuring:
+    """The parts, on one model and the same windows."""
+
+    def __init__(self, report: Report, data: Path, *, quick: bool) -> None:
+        self._report, self._data, self._quick = report, data, quick
+        self._loaded = load_model()
+        self._runtime = Runtime(self._loaded)
+        self._noting = Noting(self._loaded, self._runtime)
+        self._windows = windows_of(self._loaded, self._runtime, _texts(data), each=1 if quick else 4)
+        for window in self._windows:
+            window.kv = self._noting.prefill(window.tokens[:CONTEXT])
+        self._ratios = RATIOS[:1] if quick else RATIOS
+
+    def run(self, parts: Sequence[str]) -> None:
+        """Measure some parts, in their order."""
+        for part in PARTS:
+            if part in parts:
+                getattr(self, f"_{part}")()
+
+    def _continuation(self) -> None:
+        for row in _continuations(self._runtime, self._windows, self._ratios):
+            _add(self._report, row)
+        _continuation_figures(self._report)
+
+    def _finding(self) -> None:
+        for item in items(self._loaded, self._data, each=1 if self._quick else 4):
+            self._report.rows += _found(self._runtime, self._noting, item, self._ratios)
+            self._report.save()
+        _finding_figures(self._report)
+
+    def _chains(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="memos-bench-", dir=ROOT) as folder:
+            shelf = Shelf(Path(folder), self._loaded.shape, self._loaded.identity.fingerprint)
+            for spec in QUICK_CHAINS if self._quick else CHAINS:
+                _add(self._report, _chain(self._runtime, shelf, self._windows, spec))
+        _chain_figures(self._report)
+
+    def _kvpress(self) -> None:
+        windows = [(window.text, window.tokens) for window in self._windows]
+        kvpress_policies.measure(self._report, self._loaded, windows, CONTEXT, self._ratios)
 
 
 def _add(report: Report, row: dict[str, Any]) -> None:
@@ -191,9 +223,20 @@ def _answered(logits: torch.Tensor, answer: Sequence[int]) -> dict[str, float]:
 
 def _finding_figures(report: Report) -> None:
     for question in ("hidden", "shown"):
-        rows = [row for row in report.rows if row["part"] == "finding" and row["question"] == question]
+        rows = [
+            row
+            for row in report.rows
+            if row["part"] == "finding" and row["kind"] != "all" and row["question"] == question
+        ]
         means = [
-            {"part": "found", "question": question, "policy": name, "kept": kept, **_summary(rows, name, kept)}
+            {
+                "part": "finding",
+                "kind": "all",
+                "question": question,
+                "policy": name,
+                "kept": kept,
+                **_summary(rows, name, kept),
+            }
             for name, kept in dict.fromkeys((row["policy"], row["kept"]) for row in rows)
         ]
         table(means)
@@ -224,11 +267,11 @@ def _chain(runtime: Runtime, shelf: Shelf, windows: Sequence[Window], spec: str)
         sizes.append(8 * stored.bytes / window.kv.data.numel())
         held.append(cache.bytes / window.kv.data.nbytes if isinstance(cache, RaggedKV) else 1.0)
         shelf.files.remove(stored.key)
-    return {"part": "chain", "chain": spec, "bits": _mean(sizes), "memory": _mean(held), **_means(scores)}
+    return {"part": "chains", "chain": spec, "bits": _mean(sizes), "memory": _mean(held), **_means(scores)}
 
 
 def _chain_figures(report: Report) -> None:
-    rows = [row for row in report.rows if row["part"] == "chain"]
+    rows = [row for row in report.rows if row["part"] == "chains"]
     for key, mine in {
         "best_chain_bits_at_kl_03": [row for row in rows if row["chain"].split(":")[0] in POLICIES],
         "codec_bits_at_kl_03": [row for row in rows if row["chain"].startswith("transform")],
@@ -245,7 +288,7 @@ def _chain_figures(report: Report) -> None:
 def _picture(report: Report, path: Path) -> None:
     groups: dict[str, list[tuple[float, float, str]]] = {}
     for row in report.rows:
-        if row["part"] == "chain":
+        if row["part"] == "chains":
             name = row["chain"].split(":")[0]
             groups.setdefault(name, []).append((row["bits"], max(row["kl_wikitext2"], row["kl_essays"]), row["chain"]))
     path.write_text(scatter(groups, "bits per element of the whole cache, every byte counted", "KL, nats", BAR))

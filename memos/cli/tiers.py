@@ -71,6 +71,13 @@ def chat(
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Repeats what chance did.")] = None,
     reuse: Annotated[bool, typer.Option(help="Take KV files instead of computing.")] = True,
+    compose: Annotated[
+        str | None,
+        typer.Option(metavar="MODE", help="How KV files begin a prompt: prefix, concat, blend, ape."),
+    ] = None,
+    ratio: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Share of their tokens to compute anew, from 0 to 1.")
+    ] = None,
 ) -> None:
     """Answer a question from memory with the local language model."""
     asked = sys.stdin.read().strip() if question == "-" else question
@@ -87,6 +94,8 @@ def chat(
             temperature=temperature,
             seed=seed,
             reuse=reuse,
+            compose=compose,
+            ratio=ratio,
             on_text=(lambda text: session.out.print(output.plain(text), end="")) if live else None,
         )
     session.show(reply, lambda: _answered(reply, shown=live))
@@ -156,6 +165,7 @@ def _answered(reply: ChatReply, *, shown: bool) -> RenderableType:
         f"first token after {first:.0f} ms",
         f"{usage.tokens_reused} tokens reused, {usage.tokens_recomputed} computed",
         f"{usage.completion_tokens} written",
+        *([f"{len(usage.bundles)} KV files by {usage.mode}"] if len(usage.bundles) > 1 else ()),
         *(f"KV file of {miss.cube_id} could not be used: {miss.reason}" for miss in reply.misses),
     ]
     return Group(Text("") if shown else output.plain(reply.text), Text(", ".join(facts), style="dim"))

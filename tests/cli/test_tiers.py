@@ -38,6 +38,16 @@ def test_promoted_memories_answer_a_chat(memos_with_model: Memos, ids: list[str]
     assert memos_with_model("kv", "ls", "--json").data == []
 
 
+def test_mode_of_composition_is_checked_before_anything(memos_with_model: Memos, ids: list[str]) -> None:
+    assert memos_with_model("promote", *ids).code == 0
+    reply = memos_with_model("chat", "Where did the cat sleep?", "--max-tokens", "4", "--compose", "prefix", "--json")
+    assert reply.data["usage"]["mode"] == "prefix"
+    for option in (["--compose", "mix"], ["--ratio", "1.5"]):
+        refused = memos_with_model("chat", "Where did the cat sleep?", *option)
+        assert refused.code == 2, refused.err
+        assert option[1] in refused.err
+
+
 def test_verify_finds_a_damaged_file_and_rebuild_removes_it(
     memos_with_model: Memos, ids: list[str], data_folder: Path
 ) -> None:

@@ -228,11 +228,12 @@ def test_adapters_of_equal_forwards_are_laid_out_once(make: Make) -> None:
     enrol(scheduler, *jobs)
     forward(scheduler)
     read(scheduler, use(1))
+    read(scheduler, use(2))
     forward(scheduler)
-    while (scheduled := scheduler.next_batch()) is None or len(scheduled[0]) < 2:
-        forward(scheduler)
-    again = scheduler.next_batch()
+    scheduled, again = scheduler.next_batch(), scheduler.next_batch()
+    assert scheduled is not None
     assert again is not None
+    assert len(scheduled[0]) == 2
     step = scheduled[1].adapters
     assert step is not None
     assert again[1].adapters is step

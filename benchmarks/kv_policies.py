@@ -41,13 +41,18 @@ from memos.runtime.loop import Runtime
 RATIOS = (0.5, 0.2)
 NAMES = sorted(POLICIES.keys() - set(CONTROLS))
 CHAINS = [
-    *(f"transform:quality={step}" for step in (0.9, 1.2, 1.5)),
-    *(f"cake:{ratio}+transform:quality={step}" for ratio in (0.5, 0.6, 0.7) for step in (0.9, 1.2, 1.5)),
-    *(f"cake:0.8+transform:quality={step}" for step in (0.9, 1.2)),
-    *(f"{name}:0.6+transform:quality=1.2" for name in ("expected", "h2o", "lazy", "razor")),
-    "cake:0.6+pca:0.75+transform:quality=1.2",
-    "cake:0.6+int4",
-    "cake:0.6+zipcache",
+    *(f"transform:quality={step}" for step in (0.7, 0.9, 1.2, 1.5)),
+    *(
+        f"{name}:{ratio}+transform:quality={step}"
+        for name, ratios in {"cake": (0.5, 0.6, 0.7), "h2o": (0.4, 0.5, 0.6), "prefixkv": (0.4, 0.5, 0.6)}.items()
+        for ratio in ratios
+        for step in (0.7, 0.9, 1.2)
+    ),
+    *(f"{name}:0.6+transform:quality=0.9" for name in ("expected", "lazy", "razor", "ems")),
+    "h2o:0.5+d2o+transform:quality=0.9",
+    "h2o:0.5+pca:0.75+int4",
+    "h2o:0.5+int4",
+    "h2o:0.5+zipcache",
     "pca:0.75+int4",
 ]
 QUICK_CHAINS = ["transform:quality=1.5", "cake:0.6+transform:quality=1.2"]
@@ -110,7 +115,7 @@ class _Measuring:
         self._loaded = load_model()
         self._runtime = Runtime(self._loaded)
         self._noting = Noting(self._loaded, self._runtime)
-        self._windows = windows_of(self._loaded, self._runtime, _texts(data), each=1 if quick else 4)
+        self._windows = windows_of(self._loaded, self._runtime, _texts(data), each=1 if quick else 2)
         for window in self._windows:
             window.kv = self._noting.prefill(window.tokens[:CONTEXT])
         self._ratios = RATIOS[:1] if quick else RATIOS
@@ -127,7 +132,7 @@ class _Measuring:
         _continuation_figures(self._report)
 
     def _finding(self) -> None:
-        for item in items(self._loaded, self._data, each=1 if self._quick else 4):
+        for item in items(self._loaded, self._data, each=1 if self._quick else 3):
             self._report.rows += _found(self._runtime, self._noting, item, self._ratios)
             self._report.save()
         _finding_figures(self._report)

@@ -59,5 +59,5 @@ def attention_of(query: torch.Tensor, keys: torch.Tensor, scaling: float) -> tor
     rows = query.shape[1]
     grouped = query.float().unflatten(0, (kv_heads, -1))
     scores: torch.Tensor = grouped @ keys.float().transpose(1, 2).unsqueeze(1) * scaling
-    ahead = torch.ones(rows, tokens, dtype=torch.bool).triu(tokens - rows + 1)
+    ahead = torch.ones(rows, tokens, dtype=torch.bool, device=query.device).triu(tokens - rows + 1)
     return torch.softmax(scores.masked_fill_(ahead, -torch.inf), -1)

@@ -44,7 +44,9 @@ class Watcher:
 
         The keys up to their last lie in pages ``table`` ``[blocks]`` of ``pool``; the scaling has been set.
         """
-        if first < self._rows[layer]:
+        again = max(self._rows[layer] - first, 0)
+        query, first = query[again:], first + again
+        if not len(query):
             return
         self._rows[layer] = first + len(query)
         if Need.TAIL in self._needs:

@@ -53,25 +53,13 @@ class ProjectedCodec(LayerCodec):
 
     def encode_layer(self, layer: torch.Tensor, index: int, layers: int) -> dict[str, Array]:
         """Encode a layer. Raises ``ValueError`` for one that holds NaN, infinity or what is too large for float16."""
-        values = layer.float()
-        if not torch.isfinite(values).all():
-            raise ValueError("a cache with NaN or infinity has no axes")
-        base = likely_base(values[0])
-        flat = torch.stack([rotate(values[0], base, back=True), values[1]])
-        sinks, rest = half(flat[:, :, :SINKS]), flat[:, :, SINKS:]
-        means = half(rest.sum(2) / max(rest.shape[2], 1))
-        centred = rest - means.float().unsqueeze(2)
+        parts, centred = _centred(layer.float())
         variances, axes = _principal(centred)
         ranks = _ranks(variances, self._share)
         stored = (axes * _AXIS).round().to(torch.int8)
-        parts: dict[str, Array] = {
-            "base": np.array([base], np.float32),
-            "sinks": sinks.numpy(),
-            "means": means.numpy(),
-            "ranks": ranks.numpy().astype(np.uint16),
-            "axes": np.concatenate([stored[:, head, :, :rank].numpy().ravel() for head, rank in enumerate(ranks)]),
-        }
-        for number, run in enumerate(_runs(ranks.tolist()) if rest.shape[2] else ()):
+        parts["ranks"] = ranks.numpy().astype(np.uint16)
+        parts["axes"] = np.concatenate([stored[:, head, :, :rank].numpy().ravel() for head, rank in enumerate(ranks)])
+        for number, run in enumerate(_runs(ranks.tolist()) if centred.shape[2] else ()):
             basis = stored[:, run.first : run.stop, :, : run.rank].float() / _AXIS
             # The stored axes are not quite orthogonal, so coordinates are solved for rather than projected.
             coordinates = centred[:, run.first : run.stop] @ torch.linalg.pinv(basis).transpose(2, 3)
@@ -100,10 +88,7 @@ class _Decoder(LayerDecoder):
         base = float(side_array(parts, "base", np.float32, (1,))[0])
         if base < 0 or (base and dim % 2):
             raise ValueError("no rotary base")
-        ranks = side_array(parts, "ranks", np.uint16, (heads,)).astype(int).tolist()
-        if not all(0 < rank <= dim for rank in ranks):
-            raise ValueError("a head has no axes, or more than it can have")
-        axes = floats(side_array(parts, "axes", np.int8, (2 * dim * sum(ranks),))) / _AXIS
+        ranks, axes = _stored_axes(parts, heads, dim)
         means = floats(side_array(parts, "means", np.float16, (2, heads, dim))).unsqueeze(2)
         found = torch.empty(2, *self.size)
         for number, run in enumerate(_runs(ranks) if tokens > sinks else ()):
@@ -122,6 +107,26 @@ class _Decoder(LayerDecoder):
         own = {name.split(".", 1)[1]: part for name, part in parts.items() if name.startswith(f"{number}.")}
         self.inner.decoder(shape, tokens, {}, {}).decode(0, own, coordinates)
         return coordinates
+
+
+def _centred(layer: torch.Tensor) -> tuple[dict[str, Array], torch.Tensor]:
+    """Return a float32 layer before RoPE, without its sinks and means, and what is stored of those."""
+    if not torch.isfinite(layer).all():
+        raise ValueError("a cache with NaN or infinity has no axes")
+    base = likely_base(layer[0])
+    flat = torch.stack([rotate(layer[0], base, back=True), layer[1]])
+    sinks, rest = half(flat[:, :, :SINKS]), flat[:, :, SINKS:]
+    means = half(rest.sum(2) / max(rest.shape[2], 1))
+    parts: dict[str, Array] = {"base": np.array([base], np.float32), "sinks": sinks.numpy(), "means": means.numpy()}
+    return parts, rest - means.float().unsqueeze(2)
+
+
+def _stored_axes(parts: Mapping[str, Array], heads: int, dim: int) -> tuple[list[int], torch.Tensor]:
+    """Return how many axes each head has, and all of them in one line. Raises ``ValueError``."""
+    ranks: list[int] = side_array(parts, "ranks", np.uint16, (heads,)).astype(int).tolist()
+    if not all(0 < rank <= dim for rank in ranks):
+        raise ValueError("a head has no axes, or more than it can have")
+    return ranks, floats(side_array(parts, "axes", np.int8, (2 * dim * sum(ranks),))) / _AXIS
 
 
 def _principal(centred: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

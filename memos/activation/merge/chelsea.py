@@ -78,26 +78,27 @@ def _clustered(rows: torch.Tensor, places: torch.Tensor, target: int) -> _Cluste
 
 def _round(clusters: _Clusters, merges: int) -> _Clusters:
     """Merge the ``merges`` best pairs of every chunk."""
-    first, second = (_Clusters(*(part[:, side::2] for part in clusters)) for side in (1, 0))
+    second, first = (_Clusters(*(part[:, side::2] for part in clusters)) for side in (0, 1))
     dim = clusters.centroids.shape[-1] // 2
     ours, theirs = (normalize(side.centroids[..., :dim], dim=-1) for side in (first, second))
     found = (ours @ theirs.transpose(1, 2)).max(-1)
     order = torch.argsort(found.values, dim=-1, descending=True, stable=True)
-    gone, stays = order[:, :merges], order[:, merges:].sort(-1).values
-    into = found.indices.gather(1, gone)
-    sizes = second.sizes.scatter_add(1, into, first.sizes.gather(1, gone))
-    wide = clusters.centroids.shape[-1]
-    moved = first.centroids.gather(1, gone.unsqueeze(-1).expand(-1, -1, wide)) * first.sizes.gather(1, gone)[..., None]
-    sums = (second.centroids * second.sizes[..., None]).scatter_add(1, into.unsqueeze(-1).expand(-1, -1, wide), moved)
-    left = _Clusters(
-        first.centroids.gather(1, stays.unsqueeze(-1).expand(-1, -1, wide)),
-        first.sizes.gather(1, stays),
-        first.places.gather(1, stays),
-    )
-    joined = _Clusters(sums / sizes[..., None], sizes, second.places)
-    places = torch.cat([joined.places, left.places], 1)
-    at = places.argsort(-1)
-    parts = [torch.cat(pair, 1) for pair in zip(joined, left, strict=True)]
-    return _Clusters(
-        parts[0].gather(1, at.unsqueeze(-1).expand(-1, -1, wide)), parts[1].gather(1, at), places.gather(1, at)
-    )
+    gone = _taken(first, order[:, :merges])
+    joined = _joined(second, gone, found.indices.gather(1, order[:, :merges]))
+    both = _Clusters(*(torch.cat(pair, 1) for pair in zip(joined, _taken(first, order[:, merges:]), strict=True)))
+    return _taken(both, both.places.argsort(-1))
+
+
+def _taken(clusters: _Clusters, at: torch.Tensor) -> _Clusters:
+    """Return those at ``at`` ``[n, m]``."""
+    wide = at.unsqueeze(-1).expand(-1, -1, clusters.centroids.shape[-1])
+    return _Clusters(clusters.centroids.gather(1, wide), clusters.sizes.gather(1, at), clusters.places.gather(1, at))
+
+
+def _joined(clusters: _Clusters, others: _Clusters, into: torch.Tensor) -> _Clusters:
+    """Return clusters with others, each merged into the one that ``into`` ``[n, m]`` names, at their own places."""
+    wide = into.unsqueeze(-1).expand_as(others.centroids)
+    sizes = clusters.sizes.scatter_add(1, into, others.sizes)
+    sums = clusters.centroids * clusters.sizes.unsqueeze(-1)
+    sums = sums.scatter_add(1, wide, others.centroids * others.sizes.unsqueeze(-1))
+    return _Clusters(sums / sizes.unsqueeze(-1), sizes, clusters.places)

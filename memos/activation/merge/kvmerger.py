@@ -2,7 +2,8 @@
 
 Needs all queries. Neighbouring tokens whose keys' cosine is above a threshold form a set; here the threshold of each
 head is the one that leaves as many sets as the budget allows. The token of a set that received most attention is its
-pivot p, and ``w_i = exp(-|k_p - k_i|^2 / 2 s^2)`` with ``s`` the mean distance from the pivots.
+pivot p, and ``w_i = exp(-|k_p - k_i|^2 / 2 s^2)`` with ``s`` a third of the mean distance from the pivots. (With the
+whole of it, as in the paper, what is unlike the pivot counts enough to make random tokens the better choice.)
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from memos.activation.merge.fold import fold, gathered
 from memos.activation.seen import Need
 from memos.activation.select.base import SINKS, Policy, Pruned, seen_of, window_of
 from memos.activation.select.budgets import best
+
+#: The kernel's width in mean distances.
+_SHARE = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -53,5 +57,5 @@ def _kernel(keys: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
     pivots = keys.gather(1, owners.unsqueeze(-1).expand_as(keys))
     distance = (keys - pivots).norm(dim=-1)
     moved = distance > 0
-    scale = distance.sum(-1, keepdim=True) / moved.sum(-1, keepdim=True).clamp_min(1)
+    scale = _SHARE * distance.sum(-1, keepdim=True) / moved.sum(-1, keepdim=True).clamp_min(1)
     return torch.exp(-distance.square() / (2 * scale.square()).clamp_min(1e-12))

@@ -1,6 +1,8 @@
 """PrefixKV: every layer keeps the same share of its attention (Wang et al. 2024, arXiv:2412.03409).
 
-Needs all queries. The paper averages the layers' budgets over some samples beforehand; here each cache has its own.
+Needs all queries. The paper averages the layers' budgets over some samples beforehand; here each cache has its own. It
+adds up the attention a token received; here it is the mean over the rows that could pay any, without which the latest
+tokens, which few rows have seen, are dropped first.
 """
 
 from __future__ import annotations
@@ -23,11 +25,11 @@ class PrefixKV(ScoreSelector):
 
     def scores(self, kv: KVBlock) -> torch.Tensor:
         """Return the attention received."""
-        return protect(seen_of(kv, "mass")[1], 1)
+        return protect(_received(kv), 1)
 
     def budgets(self, kv: KVBlock) -> torch.Tensor:
         """Return how many of its best tokens hold the common share in each layer, found by bisection."""
-        masses = seen_of(kv, "mass")[1].mean(1).sort(-1, descending=True).values
+        masses = _received(kv).mean(1).sort(-1, descending=True).values
         sums = masses.cumsum(-1) / masses.sum(-1, keepdim=True)
         wanted, low, high = self.ratio * kv.tokens, 0.0, 1.0
         for _ in range(40):
@@ -36,3 +38,8 @@ class PrefixKV(ScoreSelector):
             low, high = (share, high) if float(counts.mean()) < wanted else (low, share)
         counts = (sums < high).sum(-1).float() + 1
         return by_layer(kv, self.ratio, counts, SINKS + 1)
+
+
+def _received(kv: KVBlock) -> torch.Tensor:
+    """Return the mean attention a token received from itself and all after it, ``[layers, heads, tokens]``."""
+    return seen_of(kv, "mass")[1] / torch.arange(kv.tokens, 0, -1)

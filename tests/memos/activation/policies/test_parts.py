@@ -109,8 +109,8 @@ def test_rows_that_run_again_are_noted_once(prompt: Any) -> None:
     watcher = Watcher({Need.MASS, Need.TAIL}, shape, 3, torch.ones(2))
     pool, table = torch.randn(1, 1, 16, 4), torch.zeros(1, dtype=torch.int32)
     watcher.scale(1.0)
-    for _ in range(2):
-        watcher.see(0, torch.randn(3, 2, 4), 0, pool, table)
+    for rows in (2, 2, 1, 3):  # a step that failed, the same again, then in other pieces
+        watcher.see(0, torch.randn(rows, 2, 4), 0, pool, table)
     seen = watcher.seen()
     assert seen.mass is not None
     assert float(seen.mass.sum()) == pytest.approx(3)

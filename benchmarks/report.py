@@ -77,7 +77,10 @@ SHOWN = {
     ),
     "qa_gap_closed": ("MuSiQue, ten passages: log probability of the answers, share of concat to prefill", ">= .90"),
     "qa_distance_closed": ("... share of the distance to prefill, question by question, taken away", ""),
-    "policies_total": ("policies that choose what to keep of a KV cache, at 50 % and 20 % kept", ""),
+    "policies_total": (
+        "policies that choose what to keep of a KV cache (a quick run: 50 % kept, one window of each text)",
+        "",
+    ),
     "policies_beating_random": ("... that lose less than random tokens at equal bytes (KL of the continuation)", "all"),
     "policies_beating_recent": ("... than the latest tokens", "all"),
     "finding_hidden_random": ("... that find an answer better than random tokens, question unknown", ""),

@@ -73,8 +73,8 @@ class Reuse:
         self._covers: dict[str, Cover] = {}
         self._lock = threading.Lock()
 
-    def covers(self, scope: Scope, hits: Sequence[Hit], serving: Serving) -> list[Cover]:
-        """Return live cubes of this model, disjoint, that cover the hits together: the one that covers most first.
+    def covers(self, scope: Scope, hits: Sequence[Hit], serving: Serving, most: int) -> list[Cover]:
+        """Return ``most`` live cubes of this model, disjoint, that cover the hits together: the best one first.
 
         A cube is live if every note it was made from stands, unchanged, within the scope.
         """
@@ -84,13 +84,11 @@ class Reuse:
             if namespace is None or not chosen:
                 return []
             repository, now = ActivationRepository(connection, namespace.id), now_us()
-            live = [
-                one
-                for one in repository.touching(sorted(chosen), serving.fingerprint)
-                if repository.live(one.sources, scope, now) == set(one.sources)
-            ]
+            touching = repository.touching(sorted(chosen), serving.fingerprint)
+            live = repository.live({source for one in touching for source in one.sources}, scope, now)
             window = serving.loaded.context_window
-            taken = disjoint(live, chosen, window - window // ROOM - len(serving.format.head))
+            room = window - window // ROOM - len(serving.format.head)
+            taken = disjoint([one for one in touching if live.issuperset(one.sources)], chosen, room, most)
             known = [self._known(one) for one in taken]
             ids = [note for one, cover in zip(taken, known, strict=True) if cover is None for note, _ in one.sources]
             notes = CubeRepository(connection, namespace.id).get(ids, scope) if ids else {}
@@ -125,7 +123,7 @@ class Reuse:
 
         A miss is found again when it counts.
         """
-        for cover in self.covers(scope, hits, serving)[:most]:
+        for cover in self.covers(scope, hits, serving, most):
             self._hot.prefetch(cover.activation.key, self._loading(scope, cover, serving, []))
 
     def holds(self, key: str) -> bool:

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from memos.activation.compose.covering import MOST
 from memos.activation.listing import KVFile, RebuildReport
 from memos.activation.miss import KVMiss
 from memos.activation.publishing import Publishing
@@ -121,7 +120,7 @@ class ActivationTier:
 
     def _prefetch(self, scope: Scope, hits: Sequence[Hit], serving: Serving) -> None:
         try:
-            self._reuse.prefetch(scope, hits, serving, 1 if self._settings.compose == OFF else MOST)
+            self._reuse.prefetch(scope, hits, serving, self.composer.most(serving))
         except StoreError as error:  # the chat that needs the file finds out, and computes
             logger.debug("nothing was prefetched: %s", error)
 

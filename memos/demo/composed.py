@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from memos.demo.material import READER
-from memos.demo.tiers import told
+from memos.demo.tiers import both_ways, told
 from memos_sdk import ChatReply, Memory
 
 QUESTION = "What prize did Alice herself get in the Caucus-race?"
 #: KV files, and the memories in each of them.
 FILES, EACH = 3, 3
 ANSWER_TOKENS = 24
-#: Asked of each way in turn; the first pair is not counted.
-ROUNDS = 3
 
 
 def composed(memory: Memory) -> dict[str, Any]:
@@ -23,8 +21,7 @@ def composed(memory: Memory) -> dict[str, Any]:
         job = memory.wait(memory.promote(ids[first : first + EACH], to="activation", user_id=READER))
         if job.result is None:
             return {"error": job.error}
-    rounds = [(_ask(memory, reuse=False), _ask(memory, reuse=True)) for _ in range(ROUNDS)][1:]
-    computed, put_together = ([pair[way] for pair in rounds] for way in (0, 1))
+    computed, put_together = both_ways(lambda reuse: _ask(memory, reuse=reuse))
     return {"question": QUESTION, "computed": told(computed), "composed": told(put_together)}
 
 

@@ -84,13 +84,7 @@ def tiers(screen: Console, result: Data) -> None:
     if "error" in result:
         screen.print(f"no KV file could be made: {result['error']}", markup=False)
         return
-    table = _table(f"Chat: {result['question']}", "memories", "reused", "computed", "first token", "answer")
-    for name in ("recompute", "reload"):
-        reply = result[name]
-        first = f"{reply['milliseconds']['first_token']:,.0f} ms"
-        counts = (str(reply["tokens_reused"]), str(reply["tokens_recomputed"]))
-        table.add_row(name, *counts, first, Text(textwrap.shorten(reply["text"], 160, placeholder=" …")))
-    screen.print(table)
+    _both(screen, f"Chat: {result['question']}", {name: result[name] for name in ("recompute", "reload")})
     cube, times = result["cube"], [result[name]["milliseconds"]["first_token"] for name in ("recompute", "reload")]
     screen.print(
         f"{cube['memories']} memories, {cube['tokens']} tokens, in a KV file of {cube['bytes'] / 1e6:.1f} MB; "
@@ -105,19 +99,23 @@ def composed(screen: Console, result: Data) -> None:
     if "error" in result:
         screen.print(f"no KV file could be made: {result['error']}", markup=False)
         return
-    table = _table(f"Several in one: {result['question']}", "memories", "reused", "computed", "first token", "answer")
-    for name in ("computed", "composed"):
-        reply = result[name]
-        first = f"{reply['milliseconds']['first_token']:,.0f} ms"
-        counts = (str(reply["tokens_reused"]), str(reply["tokens_recomputed"]))
-        table.add_row(name, *counts, first, Text(textwrap.shorten(reply["text"], 120, placeholder=" …")))
-    screen.print(table)
+    _both(screen, f"Several in one: {result['question']}", {name: result[name] for name in ("computed", "composed")})
     reply = result["composed"]
     bundles = ", ".join(f"{one['reused']} + {one['recomputed']}" for one in reply["bundles"])
     screen.print(
         f"{len(reply['bundles'])} KV files, {reply['mode'] or 'none used'}: tokens reused + computed anew {bundles}\n",
         highlight=False,
     )
+
+
+def _both(screen: Console, title: str, replies: Data) -> None:
+    """Show replies to one question by how they came about."""
+    table = _table(title, "memories", "reused", "computed", "first token", "answer")
+    for name, reply in replies.items():
+        first = f"{reply['milliseconds']['first_token']:,.0f} ms"
+        counts = (str(reply["tokens_reused"]), str(reply["tokens_recomputed"]))
+        table.add_row(name, *counts, first, Text(textwrap.shorten(reply["text"], 160, placeholder=" …")))
+    screen.print(table)
 
 
 def parametric(screen: Console, result: Data) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from memos.demo.material import FRIENDS
@@ -22,16 +22,21 @@ def tiers(memory: Memory) -> dict[str, Any]:
     job = memory.wait(memory.promote([hit.id for hit in hits], to="activation", user_id=FRIENDS))
     if job.result is None:
         return {"error": job.error}
-    rounds = [(_ask(memory, reuse=False), _ask(memory, reuse=True)) for _ in range(ROUNDS)][1:]
-    recomputed, reloaded = ([pair[way] for pair in rounds] for way in (0, 1))
+    recomputed, reloaded = both_ways(lambda reuse: _ask(memory, reuse=reuse))
     cube = memory.get(job.result["cube_id"])
     return {
         "question": QUESTION,
         "cube": {"id": cube.id, **cube.metadata, "memories": len(cube.provenance.parents)},
         "recompute": told(recomputed),
         "reload": told(reloaded),
-        "identical": len({reply.text for pair in rounds for reply in pair}) == 1,
+        "identical": len({reply.text for reply in (*recomputed, *reloaded)}) == 1,
     }
+
+
+def both_ways(ask: Callable[[bool], ChatReply]) -> tuple[list[ChatReply], list[ChatReply]]:
+    """Return the replies without KV files and with them, asked for in turn."""
+    rounds = [(ask(False), ask(True)) for _ in range(ROUNDS)][1:]  # there is but one flag
+    return [computed for computed, _ in rounds], [reused for _, reused in rounds]
 
 
 def _ask(memory: Memory, *, reuse: bool) -> ChatReply:

@@ -121,9 +121,9 @@ class Chat:
         return _Prompt(serving.format.prompt(memory, _plain(asked.messages)), plan, beside.notes, tuple(records))
 
     def _plan(self, asked: _Asked, hits: Sequence[Hit], serving: Serving) -> Plan:
-        covers = self._activation.reuse.covers(asked.scope, hits, serving)
-        wanted = [hit.id for hit in hits]
-        return self._activation.composer.plan(covers, wanted, serving, asked.options.compose, asked.options.ratio)
+        composer, options = self._activation.composer, asked.options
+        covers = self._activation.reuse.covers(asked.scope, hits, serving, composer.most(serving, options.compose))
+        return composer.plan(covers, [hit.id for hit in hits], serving, options.compose, options.ratio)
 
     def _records(
         self, asked: _Asked, hits: Sequence[Hit], serving: Serving, adapters: Sequence[str] | None

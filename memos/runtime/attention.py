@@ -95,7 +95,8 @@ def _own(packed: Batch, layer: int, query: torch.Tensor, scaling: float) -> tupl
 
 def _show(packed: Batch, layer: int, query: torch.Tensor, scaling: float) -> None:
     """Show the rows of sequences that are watched; those have no prefix."""
-    for at, (sequence, first, count) in enumerate(packed.parts):
+    for at in packed.watched:
+        sequence, first, count = packed.parts[at]
         if sequence.watcher is not None:
             sequence.watcher.scale(scaling)
             table = packed.table[layer, at, 0]

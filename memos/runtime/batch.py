@@ -67,6 +67,8 @@ class Batch:
         self.places = torch.from_numpy(behind % PAGE_TOKENS).to(device)
         self.single, self.many = self._split(device)
         self.groups = _groups(parts, device)
+        #: Places of sequences whose rows are noted.
+        self.watched = [at for at, (sequence, _, _) in enumerate(parts) if sequence.watcher is not None]
 
     def _split(self, device: torch.device) -> tuple[Rows | None, Rows | None]:
         counts = [count for _, _, count in self.parts]

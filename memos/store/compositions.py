@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, insert, select
+from sqlalchemy.exc import IntegrityError
 
 from memos.store.schema import compositions
 
@@ -33,9 +34,12 @@ def get(connection: Connection, fingerprint: str) -> Composition | None:
 
 
 def put(connection: Connection, composition: Composition) -> None:
-    """Write what was measured of a model, in place of what was there."""
-    connection.execute(delete(compositions).where(compositions.c.fingerprint == composition.fingerprint))
-    connection.execute(insert(compositions).values(**asdict(composition)))
+    """Write what was measured of a model, unless something is on record."""
+    try:
+        with connection.begin_nested():
+            connection.execute(insert(compositions).values(**asdict(composition)))
+    except IntegrityError:
+        return  # another process measured the same model at the same time
 
 
 def every(connection: Connection) -> list[Composition]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import torch
 
+from memos.activation.select.budgets import best
+
 
 def key_diff(keys: torch.Tensor) -> torch.Tensor:
     """Return a score per token, float32 ``[heads, tokens]``, higher is more important: -cos(k, mean of k/|k|).
@@ -25,6 +27,4 @@ def most_important(scores: torch.Tensor, share: float) -> torch.Tensor:
 
     Of equal scores the earlier token comes first, so that the choice is the same on every machine.
     """
-    count = round(share * scores.shape[-1])
-    order = torch.argsort(scores, dim=-1, descending=True, stable=True)[..., :count]
-    return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, order, value=True)
+    return best(scores, torch.full(scores.shape[:-1], round(share * scores.shape[-1])))

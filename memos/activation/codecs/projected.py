@@ -9,16 +9,16 @@ would count more than all others together. In memory the cache has its full widt
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from memos.activation.codecs.base import Array, Codec, LayerCodec, LayerDecoder
 from memos.activation.codecs.rope import likely_base, rotate
+from memos.activation.codecs.runs import Run, numbered, of_number, runs_of
 from memos.activation.codecs.stages import Size, floats, half, side_array
 from memos.activation.kv import KVShape
 
@@ -28,14 +28,6 @@ SINKS = 1
 STEP = 8
 #: What an axis of length 1 is multiplied with in the file.
 _AXIS = 127.0
-
-
-class _Run(NamedTuple):
-    """Neighbouring heads ``first .. stop - 1`` with ``rank`` axes each."""
-
-    first: int
-    stop: int
-    rank: int
 
 
 class ProjectedCodec(LayerCodec):
@@ -59,12 +51,12 @@ class ProjectedCodec(LayerCodec):
         stored = (axes * _AXIS).round().to(torch.int8)
         parts["ranks"] = ranks.numpy().astype(np.uint16)
         parts["axes"] = np.concatenate([stored[:, head, :, :rank].numpy().ravel() for head, rank in enumerate(ranks)])
-        for number, run in enumerate(_runs(ranks.tolist()) if centred.shape[2] else ()):
-            basis = stored[:, run.first : run.stop, :, : run.rank].float() / _AXIS
+        for number, run in enumerate(runs_of(ranks.tolist()) if centred.shape[2] else ()):
+            basis = stored[:, run.first : run.stop, :, : run.size].float() / _AXIS
             # The stored axes are not quite orthogonal, so coordinates are solved for rather than projected.
             coordinates = centred[:, run.first : run.stop] @ torch.linalg.pinv(basis).transpose(2, 3)
             encoded = self._inner.encode_layer(coordinates.contiguous(), index, layers)
-            parts |= {f"{number}.{name}": array for name, array in encoded.items()}
+            parts |= numbered(number, encoded)
         return parts
 
     def decoder(
@@ -91,21 +83,20 @@ class _Decoder(LayerDecoder):
         ranks, axes = _stored_axes(parts, heads, dim)
         means = floats(side_array(parts, "means", np.float16, (2, heads, dim))).unsqueeze(2)
         found = torch.empty(2, *self.size)
-        for number, run in enumerate(_runs(ranks) if tokens > sinks else ()):
-            mine, axes = axes.tensor_split([2 * dim * run.rank * (run.stop - run.first)])
-            basis = mine.view(-1, 2, dim, run.rank).transpose(0, 1)
+        for number, run in enumerate(runs_of(ranks) if tokens > sinks else ()):
+            mine, axes = axes.tensor_split([2 * dim * run.size * (run.stop - run.first)])
+            basis = mine.view(-1, 2, dim, run.size).transpose(0, 1)
             found[:, run.first : run.stop, sinks:] = self._run(number, run, parts) @ basis.transpose(2, 3)
         found += means
         found[:, :, :sinks] = floats(side_array(parts, "sinks", np.float16, (2, heads, sinks, dim)))
         found[0] = rotate(found[0], base)
         out.copy_(found)
 
-    def _run(self, number: int, run: _Run, parts: Mapping[str, Array]) -> torch.Tensor:
-        shape = KVShape(1, run.stop - run.first, run.rank, "float32")
+    def _run(self, number: int, run: Run, parts: Mapping[str, Array]) -> torch.Tensor:
+        shape = KVShape(1, run.stop - run.first, run.size, "float32")
         tokens = self.size.tokens - SINKS
         coordinates = shape.empty(tokens)[0]
-        own = {name.split(".", 1)[1]: part for name, part in parts.items() if name.startswith(f"{number}.")}
-        self.inner.decoder(shape, tokens, {}, {}).decode(0, own, coordinates)
+        self.inner.decoder(shape, tokens, {}, {}).decode(0, of_number(number, parts), coordinates)
         return coordinates
 
 
@@ -146,13 +137,6 @@ def _ranks(variances: torch.Tensor, share: float) -> torch.Tensor:
     number = max(heads, round(share * blocks.numel()))
     best = torch.argsort(blocks.flatten(), descending=True, stable=True)[:number]
     return torch.bincount(best // blocks.shape[1], minlength=heads) * step
-
-
-def _runs(ranks: list[int]) -> Iterator[_Run]:
-    at = 0
-    for rank, alike in groupby(ranks):
-        first, at = at, at + len(list(alike))
-        yield _Run(first, at, rank)
 
 
 def projected(share: str, inner: LayerCodec) -> LayerCodec:

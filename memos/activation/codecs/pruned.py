@@ -10,10 +10,9 @@ Keys of a lossy codec are rotated back to position 0 by their own positions, whi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,19 +21,12 @@ from numpy.typing import NDArray
 
 from memos.activation.codecs.base import Array, Codec, Encoded, LayerCodec, LayerDecoder, RaggedDecoder
 from memos.activation.codecs.rope import angles, likely_base, rotate
+from memos.activation.codecs.runs import Run, numbered, of_number, runs_of
 from memos.activation.codecs.stages import side_array
 from memos.activation.kv import KVBlock, KVShape
 from memos.activation.ragged import MOST_MERGED, RaggedLayout
 from memos.activation.select.base import Policy, Pruned
 from memos_kernels import rotate_keys
-
-
-class Run(NamedTuple):
-    """Neighbouring heads ``first .. stop - 1`` that keep ``entries`` each."""
-
-    first: int
-    stop: int
-    entries: int
 
 
 class PrunedCodec(Codec):
@@ -72,11 +64,11 @@ class PrunedCodec(Codec):
             base = likely_base(layer[0].float())
             layer = torch.stack([rotate(layer[0].float(), base, back=True), layer[1].float()])
         parts: dict[str, Array] = {"base": np.array([base], np.float32)}
-        for number, run in enumerate(runs_of(kept)):
+        for number, run in enumerate(runs_of(kept.sum(-1).tolist())):
             mine = torch.from_numpy(kept[run.first : run.stop])
-            entries = layer[:, run.first : run.stop][:, mine].unflatten(1, (-1, run.entries))
+            entries = layer[:, run.first : run.stop][:, mine].unflatten(1, (-1, run.size))
             encoded = self._inner.encode_layer(entries, index, layers)
-            parts |= {f"{number}.{name}": array for name, array in encoded.items()}
+            parts |= numbered(number, encoded)
         return parts
 
 
@@ -95,8 +87,8 @@ class _Decoder(RaggedDecoder):
         if base < 0 or (base and (self.shape.head_dim % 2 or self.inner.exact)):
             raise ValueError("no rotary base")
         positions, end = self.layout.positions(layer), 0
-        for number, run in enumerate(runs_of(kept)):
-            start, end = end, end + (run.stop - run.first) * run.entries
+        for number, run in enumerate(runs_of(kept.sum(-1).tolist())):
+            start, end = end, end + (run.stop - run.first) * run.size
             entries = self._run(number, run, parts)
             if base:
                 entries[0] = self._turned(entries[0], positions[start:end], base)
@@ -106,24 +98,14 @@ class _Decoder(RaggedDecoder):
         """Return the entries of a run, ``[2, entries of all its heads, head_dim]``."""
         dtype = self.shape.dtype if self.inner.exact else "float32"
         shape = KVShape(1, run.stop - run.first, self.shape.head_dim, dtype)
-        entries = shape.empty(run.entries)[0]
-        own = {name.split(".", 1)[1]: part for name, part in parts.items() if name.startswith(f"{number}.")}
-        self.inner.decoder(shape, run.entries, {}, {}).decode(0, own, entries)
+        entries = shape.empty(run.size)[0]
+        self.inner.decoder(shape, run.size, {}, {}).decode(0, of_number(number, parts), entries)
         return entries.flatten(1, 2)
 
     def _turned(self, keys: torch.Tensor, positions: NDArray[np.int64], base: float) -> torch.Tensor:
         cosine, sine = angles(self.layout.kept.shape[2], keys.shape[1], base)
         at = torch.from_numpy(positions)
         return rotate_keys(keys.unsqueeze(0), cosine[at], sine[at])[0]
-
-
-def runs_of(kept: NDArray[np.bool_]) -> Iterator[Run]:
-    """Yield the runs of neighbouring heads ``[heads, tokens]`` that keep equally many tokens, but for those of none."""
-    at = 0
-    for entries, heads in groupby(kept.sum(-1).tolist()):
-        first, at = at, at + len(list(heads))
-        if entries:
-            yield Run(first, at, entries)
 
 
 def _counts(pruned: Pruned) -> dict[str, Array]:

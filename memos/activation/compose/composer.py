@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from memos.activation.compose.covering import covers_enough
+from memos.activation.compose.covering import MOST, covers_enough
 from memos.activation.compose.names import PREFIX
 from memos.activation.compose.planner import Costs, choose
 from memos.activation.miss import KVMiss
@@ -106,17 +106,20 @@ class Composer:
 
     # ------------------------------------------------------------ one prompt
 
+    def most(self, serving: Serving, mode: str | None = None) -> int:
+        """Return how many cubes may begin a prompt: one, for a model that was not checked, or failed, or if asked."""
+        return MOST if mode != PREFIX and self._may_compose(serving) else 1
+
     def plan(
         self, covers: Sequence[Cover], wanted: Sequence[str], serving: Serving, mode: str | None, ratio: float | None
     ) -> Plan:
-        """Return how cubes serve a prompt about the ``wanted`` memories.
+        """Return how cubes, no more than :meth:`most`, serve a prompt about the ``wanted`` memories.
 
-        ``mode`` and ``ratio`` as the caller asked for, None leaves them to what costs least. A model that was not
-        checked, or failed, is served one exact cache at most.
+        ``mode`` and ``ratio`` as the caller asked for, None leaves them to what costs least.
         """
         exact = bool(covers) and covers_enough(covers[0].activation, wanted)
         alone = Plan(tuple(covers[:1]) if exact else ())
-        if mode == PREFIX or len(covers) < 2 or not self._may_compose(serving):
+        if len(covers) < 2:
             return alone
         whole = _whole(covers)
         if len(whole) < 2 or (exact and whole[0] is not covers[0]):

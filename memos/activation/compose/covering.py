@@ -11,15 +11,15 @@ from memos.store.activations import Activation
 MOST = 32
 
 
-def disjoint(cubes: Sequence[Activation], wanted: Collection[str], room: int) -> list[Activation]:
-    """Return cubes with no memory in common that cover as many wanted ones as taking the best each time gives.
+def disjoint(cubes: Sequence[Activation], wanted: Collection[str], room: int, most: int) -> list[Activation]:
+    """Return ``most`` cubes with no memory in common that cover as many wanted ones as taking the best gives.
 
     One is taken if it covers enough of what is wanted, or if enough of it is wanted, and it fits: ``room`` counts
     tokens, the head once.
     """
     chosen: list[Activation] = []
     left, held = set(wanted), set[str]()
-    while len(chosen) < MOST:
+    while len(chosen) < most:
         fitting = [one for one in cubes if not held & _notes(one) and _useful(one, wanted) and _size(one) <= room]
         best = min(fitting, key=lambda one: (-len(left & _notes(one)), one.tokens, one.cube_id), default=None)
         if best is None or not left & _notes(best):

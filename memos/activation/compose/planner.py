@@ -1,7 +1,7 @@
 """Which mode serves a prompt, and how much of it is computed anew: whatever costs least time, by what was measured.
 
 CacheBlend (arXiv:2405.16444, section 5) recomputes as much as takes no longer than loading, and never less than keeps
-the quality. Blending looses against one exact cache where it saves little.
+the quality. Blending loses against one exact cache where it saves little.
 """
 
 from __future__ import annotations
@@ -10,28 +10,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memos.activation.compose.names import BLEND, PREFIX
+from memos.schedule.moving.costs import READ_BYTES_PER_S
 
 #: The least share that is recomputed: below it, quality suffers more than time is won.
 LEAST = 0.15
 #: Blending is chosen where it takes at most this share of the time of an exact way.
 WORTH = 0.75
-#: Tokens of a question that look at the memories before rows are chosen.
+#: The most tokens of a question that look back at the memories: the last ones, which the answer follows.
 LOOK = 64
-#: Bytes a second that caches are turned and copied at, and read at, where nobody measured.
-MOVING, READING = 1e9, 1e9
+#: Bytes a second that caches are turned and copied at.
+MOVING_BYTES_PER_S = 1e9
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What was measured: seconds for a token of a prefill, seconds for a byte of a file; the model's form.
-
-    ``bytes`` are those of one token's cache.
-    """
+    """``token`` seconds compute a token of a prompt, as was measured; a token's cache has ``bytes`` in all layers."""
 
     token: float
     layers: int
     bytes: int
-    byte: float = 1 / READING
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +49,8 @@ def choose(bundles: Sequence[int], cold_bytes: int, *, exact: bool, costs: Costs
     alone = Choice(PREFIX, 0.0, costs.token * (moved if exact else total))
     if not moved:
         return alone
-    load = cold_bytes * costs.byte
+    load = cold_bytes / READ_BYTES_PER_S
     ratio = min(max(load / (costs.token * total), LEAST), 1.0)
     computed = LOOK + moved / costs.layers + ratio * total
-    seconds = load + costs.token * computed + total * costs.bytes / MOVING
+    seconds = load + costs.token * computed + total * costs.bytes / MOVING_BYTES_PER_S
     return Choice(BLEND, ratio, seconds) if seconds <= WORTH * alone.seconds else alone

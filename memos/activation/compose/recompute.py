@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from memos.activation.compose.parts import Parts
+from memos.activation.compose.planner import LOOK
 from memos.runtime.loading import LoadedModel
 from memos.runtime.scattered import Probe, RowPass, Scattered
 
-#: The most tokens of a question that look back at the memories: the last ones, which the answer follows.
-LOOKING = 64
 #: Tokens at the end of the memories that look back where there is no question.
 ENDING = 32
 
@@ -51,7 +50,7 @@ class Recomputation:
         """
         size = len(self._tokens)
         if question:
-            tokens = torch.tensor(question[-LOOKING:])
+            tokens = torch.tensor(question[-LOOK:])
             places = torch.arange(size + len(question) - len(tokens), size + len(question))
             probe = Probe(self._cache, size)
         else:

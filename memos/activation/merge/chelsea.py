@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 
 from memos.activation.kv import KVBlock
 from memos.activation.select.base import SINKS, Policy, Pruned, window_of
+from memos.activation.select.budgets import each
 
 
 class _Clusters(NamedTuple):
@@ -56,7 +57,7 @@ class Chelsea(Policy):
 
     def _chunks(self, kv: KVBlock) -> Iterator[tuple[torch.Tensor, int]]:
         """Yield places ``[chunks, size]`` of chunks of one size, and how many clusters of each are left."""
-        budget, window = max(1, round(self.ratio * kv.tokens)), window_of(kv, self.ratio, self.window)
+        budget, window = each(kv, self.ratio), window_of(kv, self.ratio, self.window)
         stop = kv.tokens - window
         start = min(SINKS, stop, budget - window)
         budget -= start + window

@@ -17,7 +17,7 @@ from memos.activation.kv import KVBlock
 from memos.activation.merge.fold import fold, gathered
 from memos.activation.seen import Need
 from memos.activation.select.base import SINKS, Policy, Pruned, seen_of, window_of
-from memos.activation.select.budgets import best
+from memos.activation.select.budgets import best, each
 
 #: The kernel's width in mean distances.
 _SHARE = 1 / 3
@@ -41,7 +41,7 @@ class KVMerger(Policy):
     def _owners(self, kv: KVBlock, keys: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
         """Return the pivot of each token's set ``[heads, tokens]``."""
         heads, tokens = mass.shape
-        budget = max(1, round(self.ratio * tokens))
+        budget = each(kv, self.ratio)
         similar = cosine_similarity(keys[:, 1:], keys[:, :-1], dim=-1)
         similar[:, :SINKS] = -2.0
         similar[:, tokens - window_of(kv, self.ratio, self.window) - 1 :] = -2.0

@@ -7,22 +7,27 @@ import torch
 from memos.activation.kv import KVBlock
 
 
+def each(kv: KVBlock, ratio: float) -> int:
+    """Return the entries of a head that a share of it is, one at least."""
+    return max(1, round(ratio * kv.tokens))
+
+
 def total(kv: KVBlock, ratio: float) -> int:
     """Return the entries that a share of a cache is: whole tokens of all heads, one at least."""
-    return max(1, round(ratio * kv.tokens)) * kv.shape.layers * kv.shape.heads
+    return each(kv, ratio) * kv.shape.layers * kv.shape.heads
 
 
 def uniform(kv: KVBlock, ratio: float) -> torch.Tensor:
     """Return the same budget for each head, int64 ``[layers, heads]``."""
-    return torch.full((kv.shape.layers, kv.shape.heads), max(1, round(ratio * kv.tokens)))
+    return torch.full((kv.shape.layers, kv.shape.heads), each(kv, ratio))
 
 
 def by_layer(kv: KVBlock, ratio: float, weights: torch.Tensor, least: int) -> torch.Tensor:
     """Return budgets ``[layers, heads]`` in proportion to the weights of layers ``[layers]``, equal within a layer."""
     layers, heads = kv.shape.layers, kv.shape.heads
-    share = max(1, round(ratio * kv.tokens))
-    each = apportioned(weights, layers * share, min(max(least, 1), share), kv.tokens)
-    return each.unsqueeze(1).expand(layers, heads)
+    share = each(kv, ratio)
+    found = apportioned(weights, layers * share, min(max(least, 1), share), kv.tokens)
+    return found.unsqueeze(1).expand(layers, heads)
 
 
 def apportioned(weights: torch.Tensor, amount: int, least: int, most: int) -> torch.Tensor:

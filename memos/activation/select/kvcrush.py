@@ -14,7 +14,7 @@ import torch
 from memos.activation.kv import KVBlock
 from memos.activation.seen import Need
 from memos.activation.select.base import Selector, protect, tail_attention, window_of
-from memos.activation.select.budgets import best
+from memos.activation.select.budgets import best, each
 from memos.activation.select.snapkv import pooled
 
 
@@ -29,7 +29,7 @@ class KVCrush(Selector):
 
     def select(self, kv: KVBlock) -> torch.Tensor:
         """Return heavy tokens and proxies."""
-        budget = max(1, round(self.ratio * kv.tokens))
+        budget = each(kv, self.ratio)
         window = window_of(kv, self.ratio, self.window)
         kept = []
         for weights in tail_attention(kv, window):

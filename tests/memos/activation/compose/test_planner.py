@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from memos.activation.compose.covering import disjoint
+from memos.activation.compose.covering import MOST, disjoint
 from memos.activation.compose.planner import LEAST, Costs, choose
+from memos.schedule.moving.costs import READ_BYTES_PER_S
 from memos.store.activations import Activation
 
 COSTS = Costs(token=2e-3, layers=30, bytes=46_080)
@@ -33,17 +34,19 @@ def names(cubes: list[Activation]) -> list[str]:
 
 def test_cubes_are_disjoint_and_the_best_comes_first() -> None:
     cubes = [cube("one", "a"), cube("three", "b", "c", "d"), cube("clash", "a", "b"), cube("other", "e", "x")]
-    assert names(disjoint(cubes, {"a", "b", "c", "d", "e"}, 1_000)) == ["three", "one", "other"]
+    wanted = {"a", "b", "c", "d", "e"}
+    assert names(disjoint(cubes, wanted, 1_000, MOST)) == ["three", "one", "other"]
+    assert names(disjoint(cubes, wanted, 1_000, 1)) == ["three"]
 
 
 def test_cubes_mostly_about_other_things_are_left_out() -> None:
-    assert disjoint([cube("far", "a", "x", "y")], {"a", "b", "c"}, 1_000) == []
-    assert names(disjoint([cube("near", "a", "b", "x", "y", "z")], {"a", "b", "c"}, 1_000)) == ["near"]
+    assert disjoint([cube("far", "a", "x", "y")], {"a", "b", "c"}, 1_000, MOST) == []
+    assert names(disjoint([cube("near", "a", "b", "x", "y", "z")], {"a", "b", "c"}, 1_000, MOST)) == ["near"]
 
 
 def test_room_is_not_exceeded() -> None:
     cubes = [cube("big", "a", "b", tokens=200), cube("small", "c", tokens=50)]
-    assert names(disjoint(cubes, {"a", "b", "c"}, 100)) == ["small"]
+    assert names(disjoint(cubes, {"a", "b", "c"}, 100, MOST)) == ["small"]
 
 
 def test_many_bundles_are_blended_and_one_is_not() -> None:
@@ -59,8 +62,7 @@ def test_small_rest_behind_an_exact_cache_is_computed() -> None:
 
 @pytest.mark.parametrize(("seconds", "ratio"), [(0.1, LEAST), (1.0, 0.25), (9.0, 1.0)])
 def test_as_much_is_recomputed_as_loading_takes(seconds: float, ratio: float) -> None:
-    slow = Costs(COSTS.token, COSTS.layers, COSTS.bytes, byte=1e-6)
-    chosen = choose([500, 1_500], round(seconds * 1e6), exact=False, costs=slow)
+    chosen = choose([500, 1_500], round(seconds * READ_BYTES_PER_S), exact=False, costs=COSTS)
     if chosen.mode == "blend":
         assert chosen.ratio == pytest.approx(ratio)
     else:

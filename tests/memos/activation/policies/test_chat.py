@@ -9,22 +9,14 @@ from pathlib import Path
 import pytest
 
 from memos.config import Settings
-from memos.cube import Scope
 from memos.embedding.base import Embedder
 from memos.engine import MemoryOS
 from memos.errors import InvalidInput
 from memos.runtime.host import ModelHost
 from memos.store.jobs import FINAL, JobState
+from tests.memos.about_ann import ANN, FACTS
 
 pytestmark = pytest.mark.timeout(300)  # the first test loads the model
-
-ANN = Scope(user_id="ann")
-FACTS = (
-    "Ann adopted a grey cat called Miso in March and Miso sleeps on the radiator all day",
-    "Ann moved from Rome to Oslo because her new job at the harbour museum began in May",
-    "Ann's brother Tom is allergic to peanuts and always carries an injector with him",
-    "Ann is learning Norwegian with a teacher called Ingrid every Tuesday evening at the library",
-)
 
 
 @pytest.fixture

@@ -36,6 +36,13 @@ class Report:
         self.figures[key] = None
         self.notes.append(f"{key}: {why}")
 
+    def without_data(self, *keys: str) -> int:
+        """Record that figures need the evaluation data, and finish; return the exit status."""
+        for key in keys:
+            self.missing(key, "--data names no folder with the evaluation data")
+        self.finish()
+        return 0
+
     def finish(self) -> None:
         """Print figures and notes; write JSON where asked to."""
         print()

@@ -30,10 +30,7 @@ def main() -> int:
     torch.set_num_threads(2)
     report = Report("kv_held_out", options)
     if options.data is None:
-        for name in SETTINGS:
-            report.missing(f"held_out_kl_{name}", "needs --data")
-        report.finish()
-        return 0
+        return report.without_data(*(f"held_out_kl_{name}" for name in SETTINGS))
     loaded = load_model()
     runtime = Runtime(loaded)
     windows = windows_of(loaded, runtime, _texts(Path(options.data)), each=1 if options.quick else 4)

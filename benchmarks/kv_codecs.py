@@ -63,7 +63,7 @@ def main() -> int:
         return report.without_data("lossless_ratio", "bits_at_kl_005", "bits_at_kl_03")
     loaded = load_model()
     runtime = Runtime(loaded)
-    windows = windows_of(loaded, runtime, _texts(Path(options.data)), each=1 if options.quick else 4)
+    windows = windows_of(loaded, runtime, texts_of(Path(options.data)), each=1 if options.quick else 4)
     steps = QUICK_STEPS if options.quick else STEPS
     specs = [*(f"transform:quality={step}" for step in steps), *INTEGERS, *METHODS]
     with tempfile.TemporaryDirectory(prefix="memos-bench-", dir=ROOT) as folder:
@@ -83,7 +83,8 @@ def main() -> int:
     return 0
 
 
-def _texts(data: Path) -> dict[str, str]:
+def texts_of(data: Path) -> dict[str, str]:
+    """Return the texts that codecs and policies are measured on, by name."""
     return {
         "wikitext2": (data / "wikitext2" / "valid.txt").read_text(),
         "essays": "\n".join(path.read_text() for path in sorted((data / "niah").rglob("*.txt"))),

@@ -23,7 +23,7 @@ import torch
 from activation_ttft import TENANT, Shelf
 from finding import Item, items
 from harness import ROOT, Report, parser, table
-from kv_codecs import CONTEXT, Window, windows_of
+from kv_codecs import CONTEXT, Window, texts_of, windows_of
 from pareto import scatter
 from peers import kvpress_policies
 
@@ -112,7 +112,7 @@ class _Measuring:
         self._loaded = load_model()
         self._runtime = Runtime(self._loaded)
         self._noting = Noting(self._loaded, self._runtime)
-        self._windows = windows_of(self._loaded, self._runtime, _texts(data), each=1 if quick else 2)
+        self._windows = windows_of(self._loaded, self._runtime, texts_of(data), each=1 if quick else 2)
         for window in self._windows:
             window.kv = self._noting.prefill(window.tokens[:CONTEXT])
         self._ratios = RATIOS[:1] if quick else RATIOS
@@ -150,13 +150,6 @@ def _add(report: Report, row: dict[str, Any]) -> None:
     report.rows.append(row)
     table([row])
     report.save()
-
-
-def _texts(data: Path) -> dict[str, str]:
-    return {
-        "wikitext2": (data / "wikitext2" / "valid.txt").read_text(),
-        "essays": "\n".join(path.read_text() for path in sorted((data / "niah").rglob("*.txt"))),
-    }
 
 
 # ------------------------------------------------------------ continuation

@@ -40,16 +40,18 @@ from memos.runtime.loop import Runtime
 
 RATIOS = (0.5, 0.2)
 NAMES = sorted(POLICIES.keys() - set(CONTROLS))
+STEPS = (0.7, 0.9, 1.2)
 CHAINS = [
-    *(f"transform:quality={step}" for step in (0.7, 0.9, 1.2, 1.5)),
+    *(f"transform:quality={step}" for step in (0.7, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7)),
     *(
-        f"{name}:{ratio}+transform:quality={step}"
-        for name, ratios in {"cake": (0.5, 0.6, 0.7), "h2o": (0.4, 0.5, 0.6), "prefixkv": (0.4, 0.5, 0.6)}.items()
-        for ratio in ratios
-        for step in (0.7, 0.9, 1.2)
+        f"{name}:{ratio}{merger}+transform:quality={step}"
+        for name in ("h2o", "prefixkv")
+        for ratio in (0.4, 0.5, 0.6)
+        for merger in ("", "+d2o")
+        for step in STEPS
     ),
+    *(f"cake:{ratio}+transform:quality={step}" for ratio in (0.6, 0.7) for step in STEPS),
     *(f"{name}:0.6+transform:quality=0.9" for name in ("expected", "lazy", "razor", "ems")),
-    "h2o:0.5+d2o+transform:quality=0.9",
     "h2o:0.5+pca:0.75+int4",
     "h2o:0.5+int4",
     "h2o:0.5+zipcache",
@@ -98,6 +100,7 @@ def main() -> int:
         report.resume()
         report.rows = [row for row in report.rows if row["part"] not in parts]
     _Measuring(report, Path(options.data), quick=options.quick).run(parts)
+    _figures(report)
     if options.json:
         _picture(report, Path(options.json).with_suffix(".svg"))
     report.finish()
@@ -112,10 +115,14 @@ class _Measuring:
         self._loaded = load_model()
         self._runtime = Runtime(self._loaded)
         self._noting = Noting(self._loaded, self._runtime)
-        self._windows = windows_of(self._loaded, self._runtime, texts_of(data), each=1 if quick else 2)
-        for window in self._windows:
-            window.kv = self._noting.prefill(window.tokens[:CONTEXT])
+        self._windows = self._windows_of(each=1 if quick else 2)
         self._ratios = RATIOS[:1] if quick else RATIOS
+
+    def _windows_of(self, each: int) -> list[Window]:
+        windows = windows_of(self._loaded, self._runtime, texts_of(self._data), each=each)
+        for window in windows:
+            window.kv = self._noting.prefill(window.tokens[:CONTEXT])
+        return windows
 
     def run(self, parts: Sequence[str]) -> None:
         """Measure some parts, in their order."""
@@ -126,20 +133,19 @@ class _Measuring:
     def _continuation(self) -> None:
         for row in _continuations(self._runtime, self._windows, self._ratios):
             _add(self._report, row)
-        _continuation_figures(self._report)
 
     def _finding(self) -> None:
         for item in items(self._loaded, self._data, each=1 if self._quick else 3):
             self._report.rows += _found(self._runtime, self._noting, item, self._ratios)
             self._report.save()
-        _finding_figures(self._report)
 
     def _chains(self) -> None:
+        """On the windows that codecs alone were measured on."""
+        windows = self._windows if self._quick else self._windows_of(each=4)
         with tempfile.TemporaryDirectory(prefix="memos-bench-", dir=ROOT) as folder:
             shelf = Shelf(Path(folder), self._loaded.shape, self._loaded.identity.fingerprint)
             for spec in QUICK_CHAINS if self._quick else CHAINS:
-                _add(self._report, _chain(self._runtime, shelf, self._windows, spec))
-        _chain_figures(self._report)
+                _add(self._report, _chain(self._runtime, shelf, windows, spec))
 
     def _kvpress(self) -> None:
         windows = [(window.text, window.tokens) for window in self._windows]
@@ -150,6 +156,15 @@ def _add(report: Report, row: dict[str, Any]) -> None:
     report.rows.append(row)
     table([row])
     report.save()
+
+
+def _figures(report: Report) -> None:
+    """Figures and their notes from all rows, those of earlier runs too."""
+    report.figures.clear()
+    report.notes = [note for note in report.notes if note.startswith("parts of it")]
+    _continuation_figures(report)
+    _finding_figures(report)
+    _chain_figures(report)
 
 
 # ------------------------------------------------------------ continuation
@@ -217,12 +232,9 @@ def _answered(logits: torch.Tensor, answer: Sequence[int]) -> dict[str, float]:
 
 
 def _finding_figures(report: Report) -> None:
+    report.rows = [row for row in report.rows if row.get("kind") != "all"]
     for question in ("hidden", "shown"):
-        rows = [
-            row
-            for row in report.rows
-            if row["part"] == "finding" and row["kind"] != "all" and row["question"] == question
-        ]
+        rows = [row for row in report.rows if row["part"] == "finding" and row["question"] == question]
         means = [
             {
                 "part": "finding",

@@ -55,6 +55,7 @@ class Victim:
         made.ids.append(client.post("/v1/holds", json={"user_id": USERS[1], "reason": made.canary}).json()["id"])
         for work in (job, *(client.post("/v1/memories/refine", json={"user_id": user}).json() for user in USERS)):
             made._wait(work.get("id"))
+        client.put("/v1/kv/settings", json={"user_id": USERS[1], "codec": "int8", "ratio": 0.25})
         made.tenant = client.get(f"/v1/memories/{made.ids[0]}").json()["scope"]["tenant"]
         return made
 
@@ -67,7 +68,8 @@ class Victim:
         """Return everything that must stay as it is."""
         listed = [self.client.get("/v1/memories", params={"user_id": user}).json() for user in USERS]
         held = self.client.get("/v1/holds", params={"user_id": USERS[1]}).json()
-        return [*listed, held, self.client.get(f"/v1/memories/{self.ids[0]}/history").json()]
+        chosen = self.client.get("/v1/kv/settings", params={"user_id": USERS[1]}).json()
+        return [*listed, held, chosen, self.client.get(f"/v1/memories/{self.ids[0]}/history").json()]
 
 
 class Attempts:
@@ -123,6 +125,7 @@ class Attempts:
             "/v1/keys": {"scopes": ["read"]},
             "/v1/holds": {"id": one},
             "/v1/retention": {"days": 1},
+            "/v1/kv/settings": {"codec": "raw", "compose": "concat"},
             "/v1/receipts/verify": {"receipt": self._victim.receipt},
             "/v1/embeddings": {"input": "mine"},
             "/v1/chat/completions": {

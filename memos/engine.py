@@ -80,6 +80,7 @@ from memos.store.database import Database
 from memos.store.derived import RETRAIN, Gone
 from memos.store.holds import Hold, Retention
 from memos.store.jobs import DISTIL, FUSE, FUSE_ADAPTERS, NOTES, PROMOTE, Job, JobRepository, JobState
+from memos.store.kv_settings import KVSettings
 from memos.store.location import database_url
 from memos.store.lock import DirectoryLock
 from memos.store.namespaces import Namespace
@@ -578,6 +579,21 @@ class MemoryOS:
         """Return the KV files of a namespace, oldest first."""
         self._check_open()
         return self.activation.files_of(scope)
+
+    def kv_settings(self, scope: Scope) -> KVSettings:
+        """Return what holds for a user's KV files unless a request names something else."""
+        self._check_open()
+        return self.activation.user_settings.of(scope)
+
+    def set_kv_settings(
+        self, scope: Scope, *, codec: str | None = None, compose: str | None = None, ratio: float | None = None
+    ) -> KVSettings:
+        """Replace all of it, from the next promotion and chat on; None leaves a choice to the settings of the process.
+
+        Raises :class:`memos.errors.CompositionRefused` for a mode or ratio that there is not.
+        """
+        self._check_open()
+        return self.activation.user_settings.put(scope, codec, compose, ratio)
 
     def kv_verify(self, scope: Scope, progress: Progress = _silent) -> Sequence[KVFile]:
         """Read every KV file of a namespace whole; what is wrong with one stands in its ``problem``."""

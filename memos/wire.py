@@ -48,6 +48,9 @@ class Wire:
             "holds": self._holds,
             "retention": self._retention,
             "retain": self._retain,
+            "kv_files": self._kv_files,
+            "kv_settings": self._kv_settings,
+            "set_kv_settings": self._set_kv_settings,
             "promote": self._promote,
             "demote": self._demote,
             "job": self._job,
@@ -188,6 +191,16 @@ class Wire:
 
     def _retain(self, payload: Payload) -> Any:
         return self.engine.retain(self._scope(payload), payload["days"]).model_dump()
+
+    def _kv_files(self, payload: Payload) -> Any:
+        return [file.model_dump() for file in self.engine.kv_files(self._scope(payload))]
+
+    def _kv_settings(self, payload: Payload) -> Any:
+        return self.engine.kv_settings(self._scope(payload)).model_dump()
+
+    def _set_kv_settings(self, payload: Payload) -> Any:
+        chosen = {name: payload[name] for name in ("codec", "compose", "ratio")}
+        return self.engine.set_kv_settings(self._scope(payload), **chosen).model_dump()
 
     def _promote(self, payload: Payload) -> Any:
         options = {name: payload[name] for name in ("to", "user_id", "codec", "options")}

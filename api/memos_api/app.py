@@ -24,6 +24,7 @@ from memos_api.routes import (
     jobs,
     keeping,
     keys,
+    kv,
     memories,
     moves,
     not_built,
@@ -46,7 +47,7 @@ class Application(FastAPI):
         return self.edge(super().build_middleware_stack())
 
 
-VERSION_1 = (memories, recall, completions, tiers, jobs, moves, adapters, transfer, keeping, keys, not_built)
+VERSION_1 = (memories, recall, completions, tiers, kv, jobs, moves, adapters, transfer, keeping, keys, not_built)
 DESCRIPTION = (
     "Memory for LLM agents. Every answer that is no success is an RFC 9457 problem with a stable `code`. The tenant "
     "comes from the API key; `user_id` names a namespace in it, and none means the namespace `default`."

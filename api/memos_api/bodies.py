@@ -145,6 +145,21 @@ class PromoteBody(Body):
     user_id: Name = None
 
 
+class KVSettingsBody(Body):
+    """How the KV files of a user are made and put together; what is null or missing is as the process is set."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"user_id": "u1", "codec": "snapkv:0.5+zipcache", "compose": "blend", "ratio": 0.2}]
+        }
+    )
+
+    codec: Annotated[str | None, Field(max_length=256), SHOWN] = None
+    compose: Annotated[str | None, SHOWN] = None
+    ratio: Annotated[float | None, Field(ge=0, le=1), SHOWN] = None
+    user_id: Name = None
+
+
 class BundleBody(PromoteBody):
     """Memories of one user that are carried into a higher tier together."""
 

@@ -7,7 +7,11 @@ from memos.store.activations import Activation
 
 
 class KVFile(Frozen):
-    """One KV file of a namespace. ``problem`` says why it cannot be used, where it was read to find out."""
+    """One KV file of a namespace.
+
+    ``raw_bytes`` are those of the cache it decodes to, ``loss`` the KL divergence (nats per token) that its codec was
+    measured to cost there, 0 without loss. ``problem`` says why it cannot be used, where it was read to find out.
+    """
 
     cube_id: str
     codec: str
@@ -16,7 +20,7 @@ class KVFile(Frozen):
     raw_bytes: int
     memories: int
     hits: int
-    loss: float | None = None
+    loss: float = 0.0
     problem: str | None = None
 
     @classmethod
@@ -30,7 +34,7 @@ class KVFile(Frozen):
             raw_bytes=activation.raw_bytes,
             memories=len(activation.sources),
             hits=activation.hits,
-            loss=activation.loss,
+            loss=activation.loss or 0.0,  # measured of every lossy file, and of no other
             problem=problem,
         )
 

@@ -15,7 +15,8 @@ from memos.activation.listing import KVFile, RebuildReport
 from memos.activation.miss import KVMiss
 from memos.activation.publishing import Publishing
 from memos.activation.room import Room
-from memos.config import AUTO_CODEC, OFF, Settings
+from memos.activation.user_settings import UserSettings, check_codec
+from memos.config import OFF, Settings
 from memos.cube import Kind, Scope
 from memos.errors import InvalidInput, StoreError
 from memos.plaintext.chosen import chosen
@@ -57,19 +58,23 @@ class ActivationTier:
         self._room = Room(self._folder, settings.kv_bytes, settings.kv_free_bytes)
         self._prefetching = ThreadPoolExecutor(1, "memos-kv-cover")
         self.publishing = Publishing(self._folder)
+        self.user_settings = UserSettings(database)
 
     # ------------------------------------------------------------ promotion
 
     def check_promotion(
         self, tenant: str, cube_ids: object, to: str, user_id: str | None, codec: str | None
     ) -> tuple[Scope, dict[str, Any]]:
-        """Return whose notes are to be promoted and the payload of the job, or refuse before any work."""
+        """Return whose notes are to be promoted and the payload of the job, or refuse before any work.
+
+        Without a ``codec`` the user's own is taken, or else that of the process.
+        """
         if to != Kind.ACTIVATION.value:
             raise InvalidInput(f"to must be 'activation' or 'parametric', not {to!r}")
-        if codec is not None and codec != AUTO_CODEC:
-            self._check_codec(codec)
+        named = None if codec is None else check_codec(codec)
         scope, ids = chosen(self._database, tenant, cube_ids, user_id)
-        return scope, {"ids": ids, "to": to, "codec": codec or self._settings.kv_codec}
+        codec = named or self.user_settings.of(scope).codec or self._settings.kv_codec
+        return scope, {"ids": ids, "to": to, "codec": codec}
 
     def run_promotion(self, scope: Scope, payload: Mapping[str, Any], report: Report) -> dict[str, Any]:
         """The task behind ``promote``; the first one of a model finds out whether caches of it can be composed."""
@@ -120,7 +125,8 @@ class ActivationTier:
 
     def _prefetch(self, scope: Scope, hits: Sequence[Hit], serving: Serving) -> None:
         try:
-            self._reuse.prefetch(scope, hits, serving, self.composer.most(serving))
+            mode, _ = self.user_settings.composition(scope, None, None)
+            self._reuse.prefetch(scope, hits, serving, self.composer.most(serving, mode))
         except StoreError as error:  # the chat that needs the file finds out, and computes
             logger.debug("nothing was prefetched: %s", error)
 
@@ -192,14 +198,6 @@ class ActivationTier:
         with self._database.read() as connection:
             namespace = namespaces.find(connection, scope)
             return [] if namespace is None else ActivationRepository(connection, namespace.id).all()
-
-    @staticmethod
-    def _check_codec(spec: object) -> None:
-        from memos.activation.codecs.registry import make_codec
-
-        if not isinstance(spec, str):
-            raise InvalidInput(f"codec must be the name of a KV codec, not a {type(spec).__name__}")
-        make_codec(spec)
 
     @cached_property
     def _files(self) -> KVFiles:

@@ -19,8 +19,10 @@ from memos.cli.session import Session
 
 if TYPE_CHECKING:
     from memos.activation.listing import KVFile
+    from memos.config import Settings
     from memos.cube import MemCube
     from memos.llm.messages import ChatReply
+    from memos.store.kv_settings import KVSettings
 
 POLL_S = 0.05
 
@@ -108,6 +110,32 @@ def kv_list(session: Session) -> None:
     session.show(files, lambda: _files(files))
 
 
+def kv_settings(
+    session: Session,
+    *,
+    codec: Annotated[
+        str | None, typer.Option(metavar="NAME", help="How new files are compressed, such as `snapkv:0.5+zipcache`.")
+    ] = None,
+    compose: Annotated[
+        str | None, typer.Option(metavar="MODE", help="How files begin a prompt: auto, prefix, concat, blend, ape.")
+    ] = None,
+    ratio: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Share of their tokens to compute anew, from 0 to 1.")
+    ] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Drop what was set before.")] = False,
+) -> None:
+    """Show how a user's KV files are made and put together where a request names nothing else, or set it."""
+    given = {"codec": codec, "compose": compose, "ratio": ratio}
+    named = {name: value for name, value in given.items() if value is not None}
+    with session.engine() as engine:
+        chosen = engine.kv_settings(session.scope)
+        if named or reset:
+            before = {} if reset else chosen.model_dump(exclude={"user_id"})
+            chosen = engine.set_kv_settings(session.scope, **{**before, **named})
+        process = engine.settings
+    session.show(chosen, lambda: _chosen(chosen, process))
+
+
 def kv_verify(session: Session) -> None:
     """Read every KV file of a user whole and check it; exit with 1 if one cannot be used."""
     with session.engine() as engine, session.progress("reading") as progress:
@@ -138,6 +166,7 @@ def register(app: typer.Typer) -> None:
     command(app, whose=("user",))(demote)
     command(app, whose=WHOSE)(chat)
     command(kv, name="ls", whose=("user",))(kv_list)
+    command(kv, name="settings", whose=("user",))(kv_settings)
     command(kv, name="verify", whose=("user",))(kv_verify)
     command(kv, name="rm", whose=("user",))(kv_remove)
     app.add_typer(kv)
@@ -155,7 +184,9 @@ def _promoted(cube: MemCube) -> RenderableType:
     size = output.megabytes(cube.metadata["bytes"])
     if cube.kind == "parametric":
         return output.plain(f"made {cube.id}: {cube.metadata['payload']} in {size}, {cube.metadata['state']}")
-    return output.plain(f"made {cube.id}: {cube.metadata['tokens']} tokens in {size}, codec {cube.metadata['codec']}")
+    raw, loss = output.megabytes(cube.metadata["raw_bytes"]), cube.metadata["loss"] or 0.0
+    what = f"{cube.metadata['tokens']} tokens in {size} of {raw}, codec {cube.metadata['codec']}"
+    return output.plain(f"made {cube.id}: {what}, {_loss(loss)} nats per token lost")
 
 
 def _answered(reply: ChatReply, *, shown: bool) -> RenderableType:
@@ -172,10 +203,28 @@ def _answered(reply: ChatReply, *, shown: bool) -> RenderableType:
 
 
 def _files(files: Sequence[KVFile]) -> RenderableType:
-    made = output.table("cube", "tokens", "size", "codec", "memories", "hits", "", narrow=("cube", "size"))
+    columns = ("cube", "tokens", "size", "raw", "loss", "codec", "memories", "hits", "")
+    made = output.table(*columns, narrow=("cube", "size", "raw", "loss"))
     for file in files:
-        size = output.megabytes(file.bytes)
-        row = (file.cube_id, str(file.tokens), size, file.codec, str(file.memories), str(file.hits))
+        sizes = (output.megabytes(file.bytes), output.megabytes(file.raw_bytes), _loss(file.loss))
+        row = (file.cube_id, str(file.tokens), *sizes, file.codec, str(file.memories), str(file.hits))
         made.add_row(*row, output.plain(file.problem or ""))
-    total = sum(file.bytes for file in files)
-    return Group(made, Text(f"{len(files)} files, {output.megabytes(total)}", style="dim"))
+    total = output.megabytes(sum(file.bytes for file in files))
+    raw = output.megabytes(sum(file.raw_bytes for file in files))
+    return Group(made, Text(f"{len(files)} files, {total} of {raw}; loss in nats per token", style="dim"))
+
+
+def _loss(nats: float) -> str:
+    """Return a loss in nats per token; 0 stands for none at all."""
+    return f"{nats:.4f}" if nats else "0"
+
+
+def _chosen(chosen: KVSettings, process: Settings) -> RenderableType:
+    """Return what a user chose, and what holds where nothing was."""
+    return output.pairs(
+        {
+            "codec": chosen.codec or f"{process.kv_codec} (MEMOS_KV_CODEC)",
+            "compose": chosen.compose or f"{process.compose} (MEMOS_COMPOSE)",
+            "ratio": "what costs least" if chosen.ratio is None else f"{chosen.ratio:g}",
+        }
+    )

@@ -122,8 +122,9 @@ class Chat:
 
     def _plan(self, asked: _Asked, hits: Sequence[Hit], serving: Serving) -> Plan:
         composer, options = self._activation.composer, asked.options
-        covers = self._activation.reuse.covers(asked.scope, hits, serving, composer.most(serving, options.compose))
-        return composer.plan(covers, [hit.id for hit in hits], serving, options.compose, options.ratio)
+        mode, ratio = self._activation.user_settings.composition(asked.scope, options.compose, options.ratio)
+        covers = self._activation.reuse.covers(asked.scope, hits, serving, composer.most(serving, mode))
+        return composer.plan(covers, [hit.id for hit in hits], serving, mode, ratio)
 
     def _records(
         self, asked: _Asked, hits: Sequence[Hit], serving: Serving, adapters: Sequence[str] | None

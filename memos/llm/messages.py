@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from memos.activation.compose.names import check_mode, check_ratio
+from memos.activation.compose.names import check_choice, check_ratio
 from memos.config import Settings
 from memos.cube import Frozen
 from memos.errors import InvalidInput
@@ -31,8 +31,8 @@ class ChatOptions(Frozen):
     ``adapters`` are the cube ids of adapters and cartridges to run with; None leaves the choice to what is recalled.
     With ``text`` false the memories that these hold are not written into the prompt.
     ``compose`` is the mode in which several KV files begin a prompt (``prefix``: never more than one, exact;
-    ``concat``, ``blend``, ...) and ``ratio`` the share of their tokens that is computed anew; None leaves both to what
-    costs least.
+    ``concat``, ``blend``, ...; ``auto``: whatever costs least) and ``ratio`` the share of their tokens that is computed
+    anew; None leaves each to the user's :class:`~memos.store.kv_settings.KVSettings`, and then to what costs least.
     """
 
     top_k: int = 10
@@ -119,7 +119,7 @@ def check_options(given: Mapping[str, Any], settings: Settings) -> ChatOptions:
         wrong = error.errors(include_input=False)[0]
         raise InvalidInput(f"chat option {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}") from error
     if checked.compose is not None:
-        check_mode(checked.compose)
+        check_choice(checked.compose)
     if checked.ratio is not None:
         check_ratio(checked.ratio)
     if checked.top_k != 0:

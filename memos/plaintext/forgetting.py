@@ -23,6 +23,7 @@ from memos.store.exports import ExportRepository
 from memos.store.holds import HoldRepository, RetentionRepository
 from memos.store.jobs import JobRepository
 from memos.store.kin import KinRepository
+from memos.store.kv_settings import KVSettingsRepository
 from memos.store.namespaces import Namespace
 from memos.store.records import Audit, Idempotency, Outbox
 from memos.store.traces import TraceRepository
@@ -110,6 +111,7 @@ class Forgetter:
         under_way = jobs.leased_since(now_us()) > 0
         removed["jobs"] = jobs.clear()
         removed["requests"] = Idempotency(connection, namespace.id).clear()
+        KVSettingsRepository(connection, namespace.id).clear()
         Outbox(connection, namespace.id).add(namespace.revision, [], clear=True)
         settle_count(connection, namespace, removed["cubes"])
         return Erased(tuple(ids), gone, removed, frozenset(digests), tuple(exports), under_way=under_way)

@@ -40,6 +40,8 @@ Json = JSON().with_variant(JSONB(), "postgresql")
 Serial = BigInteger().with_variant(Integer(), "sqlite")
 ID = String(36)
 NAME = String(256)
+#: Characters of the longest name of a KV codec.
+CODEC_LENGTH = 256
 
 
 def _namespace() -> Column[int]:
@@ -188,7 +190,7 @@ activations = Table(
     _namespace(),
     Column("key", String(64), nullable=False, unique=True),
     Column("fingerprint", String(64), nullable=False),
-    Column("codec", String(256), nullable=False),
+    Column("codec", String(CODEC_LENGTH), nullable=False),
     Column("tokens", Integer, nullable=False),
     Column("head_tokens", Integer, nullable=False),
     Column("bytes", BigInteger, nullable=False),
@@ -368,6 +370,22 @@ retentions = Table(
     Column("created_at", BigInteger, nullable=False),
 )
 
+#: How the KV files of a namespace are made and put together; NULL, or no row, is as the process is set.
+kv_settings = Table(
+    "kv_settings",
+    metadata,
+    Column(
+        "namespace_id",
+        Integer,
+        ForeignKey("namespaces.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("codec", String(CODEC_LENGTH)),
+    Column("compose", String(16)),
+    Column("ratio", Float),
+)
+
 #: Files that were handed out, and whose deletion is up to whoever has them: never content. ``sources`` are the memories
 #: in one; NULL stands for all that the scope held at ``created_at``. ``path_digest`` (SHA-256) is of where it was
 #: written, if that was somebody's file; ``digest`` of the file itself.
@@ -418,5 +436,6 @@ MEMORY_TABLES = (
     idempotency,
     holds,
     retentions,
+    kv_settings,
     exports,
 )

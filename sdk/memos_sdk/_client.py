@@ -26,6 +26,8 @@ from memos_sdk.types import (
     Hold,
     ImportReport,
     Job,
+    KVFile,
+    KVSettings,
     Link,
     MemCube,
     Move,
@@ -283,7 +285,7 @@ class Memory:
     ) -> Job:
         """Make a cube of a higher tier from memories of one user; they stay as they are.
 
-        ``to="activation"`` keeps their KV cache in a file, compressed by ``codec`` (default: without loss).
+        ``to="activation"`` keeps their KV cache in a file, compressed by ``codec`` (default: :meth:`kv_settings`).
         ``to="parametric"`` trains an adapter with ``options`` and publishes it if it passes its gate. Returns at once;
         :meth:`wait` for the job, whose ``result["cube_id"]`` is the new cube.
         """
@@ -292,6 +294,29 @@ class Memory:
     def demote(self, cube_id: str, *, user_id: str | None = None) -> DeletionReceipt:
         """Delete a cube of a higher tier; the memories it was made from stay."""
         return self._call(operations.demote(cube_id, user_id))
+
+    def kv_files(self, *, user_id: str | None = None) -> builtins.list[KVFile]:
+        """Return the KV files of a user, oldest first: bytes beside those of the cache, and the loss that they cost."""
+        return self._call(operations.kv_files(user_id))
+
+    def kv_settings(self, *, user_id: str | None = None) -> KVSettings:
+        """Return what holds for a user's KV files unless a request names something else."""
+        return self._call(operations.kv_settings(user_id))
+
+    def set_kv_settings(
+        self,
+        *,
+        codec: str | None = None,
+        compose: str | None = None,
+        ratio: float | None = None,
+        user_id: str | None = None,
+    ) -> KVSettings:
+        """Replace all of it, from the next promotion and chat on; None leaves a choice to the settings of the store.
+
+        ``codec`` may be a chain such as ``snapkv:0.5+zipcache``, ``compose`` a mode or ``auto``. Raises
+        ``InvalidInput`` or ``CompositionRefused`` for one that there is not, or a ``ratio`` outside 0 to 1.
+        """
+        return self._call(operations.set_kv_settings(codec, compose, ratio, user_id))
 
     def job(self, job_id: str) -> Job:
         """Return how a job stands."""
@@ -403,7 +428,8 @@ class Memory:
         a KV file could bring. ``adapters`` names what the model runs with (``()``: nothing); left open, it is what
         holds the recalled memories and passed its gate. ``text=False`` keeps the text of those out of the prompt.
         ``compose`` says how several KV files begin the prompt (``prefix``: never more than one; ``concat``, ``blend``,
-        ``ape``) and ``ratio`` what share of their tokens is computed anew; left open, it is what costs least.
+        ``ape``; ``auto``: what costs least) and ``ratio`` what share of their tokens is computed anew; left open, it is
+        what :meth:`kv_settings` say, or else what costs least.
         ``reply.usage`` counts tokens and milliseconds, ``reply.tiers`` names the cubes that the answer was made with.
         """
         options: ChatOptions = {
@@ -735,7 +761,7 @@ class AsyncMemory:
     ) -> Job:
         """Make a cube of a higher tier from memories of one user; they stay as they are.
 
-        ``to="activation"`` keeps their KV cache in a file, compressed by ``codec`` (default: without loss).
+        ``to="activation"`` keeps their KV cache in a file, compressed by ``codec`` (default: :meth:`kv_settings`).
         ``to="parametric"`` trains an adapter with ``options`` and publishes it if it passes its gate. Returns at once;
         :meth:`wait` for the job, whose ``result["cube_id"]`` is the new cube.
         """
@@ -744,6 +770,29 @@ class AsyncMemory:
     async def demote(self, cube_id: str, *, user_id: str | None = None) -> DeletionReceipt:
         """Delete a cube of a higher tier; the memories it was made from stay."""
         return await self._call(operations.demote(cube_id, user_id))
+
+    async def kv_files(self, *, user_id: str | None = None) -> builtins.list[KVFile]:
+        """Return the KV files of a user, oldest first: bytes beside those of the cache, and the loss that they cost."""
+        return await self._call(operations.kv_files(user_id))
+
+    async def kv_settings(self, *, user_id: str | None = None) -> KVSettings:
+        """Return what holds for a user's KV files unless a request names something else."""
+        return await self._call(operations.kv_settings(user_id))
+
+    async def set_kv_settings(
+        self,
+        *,
+        codec: str | None = None,
+        compose: str | None = None,
+        ratio: float | None = None,
+        user_id: str | None = None,
+    ) -> KVSettings:
+        """Replace all of it, from the next promotion and chat on; None leaves a choice to the settings of the store.
+
+        ``codec`` may be a chain such as ``snapkv:0.5+zipcache``, ``compose`` a mode or ``auto``. Raises
+        ``InvalidInput`` or ``CompositionRefused`` for one that there is not, or a ``ratio`` outside 0 to 1.
+        """
+        return await self._call(operations.set_kv_settings(codec, compose, ratio, user_id))
 
     async def job(self, job_id: str) -> Job:
         """Return how a job stands."""
@@ -857,7 +906,8 @@ class AsyncMemory:
         a KV file could bring. ``adapters`` names what the model runs with (``()``: nothing); left open, it is what
         holds the recalled memories and passed its gate. ``text=False`` keeps the text of those out of the prompt.
         ``compose`` says how several KV files begin the prompt (``prefix``: never more than one; ``concat``, ``blend``,
-        ``ape``) and ``ratio`` what share of their tokens is computed anew; left open, it is what costs least.
+        ``ape``; ``auto``: what costs least) and ``ratio`` what share of their tokens is computed anew; left open, it is
+        what :meth:`kv_settings` say, or else what costs least.
         ``reply.usage`` counts tokens and milliseconds, ``reply.tiers`` names the cubes that the answer was made with.
         """
         options: ChatOptions = {

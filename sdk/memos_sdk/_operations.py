@@ -20,6 +20,8 @@ from memos_sdk.types import (
     Hold,
     ImportReport,
     Job,
+    KVFile,
+    KVSettings,
     Link,
     MemCube,
     Move,
@@ -79,6 +81,7 @@ _adapters = TypeAdapter(list[AdapterInfo]).validate_python
 _jobs = TypeAdapter(list[Job]).validate_python
 _links = TypeAdapter(list[Link]).validate_python
 _holds = TypeAdapter(list[Hold]).validate_python
+_kv_files = TypeAdapter(list[KVFile]).validate_python
 
 
 def store(
@@ -255,6 +258,24 @@ def promote(
 def demote(cube_id: str, user_id: str | None) -> Operation[DeletionReceipt]:
     """Return the call behind ``Memory.demote``."""
     return Operation("demote", {"id": cube_id, "user_id": user_id}, DeletionReceipt.model_validate)
+
+
+def kv_files(user_id: str | None) -> Operation[list[KVFile]]:
+    """Return the call behind ``Memory.kv_files``."""
+    return Operation("kv_files", {"user_id": user_id}, _kv_files)
+
+
+def kv_settings(user_id: str | None) -> Operation[KVSettings]:
+    """Return the call behind ``Memory.kv_settings``."""
+    return Operation("kv_settings", {"user_id": user_id}, KVSettings.model_validate)
+
+
+def set_kv_settings(
+    codec: str | None, compose: str | None, ratio: float | None, user_id: str | None
+) -> Operation[KVSettings]:
+    """Return the call behind ``Memory.set_kv_settings``."""
+    payload = {"codec": codec, "compose": compose, "ratio": ratio, "user_id": user_id}
+    return Operation("set_kv_settings", payload, KVSettings.model_validate)
 
 
 def job(job_id: str | Job) -> Operation[Job]:

@@ -150,6 +150,18 @@ def _demote(payload: Payload) -> Request:
     return _write("POST", f"/v1/cubes/{_memory(payload)}/demote", _user(payload))
 
 
+def _kv_files(payload: Payload) -> Request:
+    return _read("GET", "/v1/kv", query=_user(payload), read=lambda answer: answer["files"])
+
+
+def _kv_settings(payload: Payload) -> Request:
+    return _read("GET", "/v1/kv/settings", query=_user(payload))
+
+
+def _set_kv_settings(payload: Payload) -> Request:
+    return _write("PUT", "/v1/kv/settings", payload)
+
+
 def _job(payload: Payload) -> Request:
     return _read("GET", f"/v1/jobs/{_id(payload['id'], 'no job {!r} here')}")
 
@@ -300,6 +312,9 @@ _OPERATIONS: dict[str, Callable[[Payload], Request]] = {
     "retain": _retain,
     "promote": _promote,
     "demote": _demote,
+    "kv_files": _kv_files,
+    "kv_settings": _kv_settings,
+    "set_kv_settings": _set_kv_settings,
     "job": _job,
     "plan": _plan,
     "fuse": _fuse,

@@ -313,6 +313,37 @@ class Move(Model):
     created_at: datetime | None = None
 
 
+class KVFile(Model):
+    """A KV file. ``bytes`` stand for ``raw_bytes`` of cache; ``loss`` is what that costs.
+
+    It is the KL divergence, in nats per token, that the codec was measured to cost over the last tokens of the
+    memories; 0 without loss. ``problem`` says why the file cannot be used, where it was read to find out.
+    """
+
+    cube_id: str
+    codec: str
+    tokens: int
+    bytes: int
+    raw_bytes: int
+    memories: int
+    hits: int
+    loss: float = 0.0
+    problem: str | None = None
+
+
+class KVSettings(Model):
+    """What holds for a user's KV files unless a request names something else; None is what the store is set to.
+
+    ``codec`` is how new files are compressed, ``compose`` the mode in which several begin a prompt, ``ratio`` the share
+    of their tokens that is computed anew, from 0 to 1.
+    """
+
+    user_id: str
+    codec: str | None = None
+    compose: str | None = None
+    ratio: float | None = None
+
+
 class BackupReport(Model):
     """A backup that is on the disk whole. ``created_at`` is the moment that it is of, ``bytes`` its size unpacked.
 

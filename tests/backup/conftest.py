@@ -103,6 +103,7 @@ def furnish(engine: MemoryOS, scope: Scope) -> list[MemCube]:
         whole, tables = WholeNamespace(connection, namespace.id), {table.name: table for table in carried_tables()}
         whole.insert(tables["influences"], [{"cube_id": first.id, "version": 2, "source_id": third.id}], None)
         JobRepository(connection, namespace.id).add("elsewhere", {"ids": [first.id], "share": 0.25})
+    engine.set_kv_settings(scope, codec="int8", compose="concat", ratio=0.1 + 0.2)
     promoted(engine, scope, notes, seed=1)
     trained(engine, scope, notes[1:], seed=1, name="moves")
     trained(engine, scope, notes[1:], seed=2, name="moves")

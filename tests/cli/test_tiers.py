@@ -38,6 +38,31 @@ def test_promoted_memories_answer_a_chat(memos_with_model: Memos, ids: list[str]
     assert memos_with_model("kv", "ls", "--json").data == []
 
 
+def test_settings_of_a_user_and_the_loss_beside_the_bytes(memos_with_model: Memos, ids: list[str]) -> None:
+    shown = memos_with_model("kv", "settings")
+    assert (shown.code, "auto (MEMOS_KV_CODEC)" in shown.out, "what costs least" in shown.out) == (0, True, True)
+    memos_with_model("promote", *ids)
+    assert memos_with_model("kv", "settings", "--codec", "snapkv:0.5+int8", "--ratio", "0.25").code == 0
+    chosen = memos_with_model("kv", "settings", "--compose", "blend", "--json").data
+    assert chosen == {"user_id": "default", "codec": "snapkv:0.5+int8", "compose": "blend", "ratio": 0.25}
+    assert memos_with_model("kv", "settings", "--user", "bob", "--json").data["codec"] is None
+    promoted = memos_with_model("promote", *ids)
+    assert (" MB of " in promoted.out, "nats per token lost" in " ".join(promoted.out.split())) == (True, True)
+    exact, lossy = memos_with_model("kv", "ls", "--json").data
+    assert (exact["codec"], exact["loss"], lossy["codec"]) == ("raw", 0, "snapkv:0.5+int8")
+    assert lossy["loss"] > 0
+    assert lossy["bytes"] < 0.5 * lossy["raw_bytes"] == 0.5 * exact["raw_bytes"]
+    listed = memos_with_model("kv", "ls").out
+    assert (f"{lossy['loss']:.4f}" in listed, "loss in nats per token" in listed) == (True, True)
+    chosen = memos_with_model("kv", "settings", "--reset", "--compose", "concat", "--json").data
+    assert chosen == {"user_id": "default", "codec": None, "compose": "concat", "ratio": None}
+    for option in (["--codec", "zip"], ["--compose", "mix"], ["--ratio", "1.5"]):
+        refused = memos_with_model("kv", "settings", *option)
+        assert (refused.code, option[1] in refused.err) == (2, True)
+    assert memos_with_model("kv", "settings", "--json").data == chosen
+    assert "blend" not in memos_with_model("kv", "settings", "--reset").out
+
+
 def test_mode_of_composition_is_checked_before_anything(memos_with_model: Memos, ids: list[str]) -> None:
     assert memos_with_model("promote", *ids).code == 0
     reply = memos_with_model("chat", "Where did the cat sleep?", "--max-tokens", "4", "--compose", "prefix", "--json")

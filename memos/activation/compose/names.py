@@ -6,15 +6,22 @@ from memos.errors import CompositionRefused
 
 #: One cache, exact, and everything behind it computed.
 PREFIX = "prefix"
+#: Whatever costs least.
+AUTO = "auto"
 CONCAT, BLEND, APE = "concat", "blend", "ape"
 MODE_NAMES = (PREFIX, CONCAT, BLEND, APE)
 
 
-def check_mode(name: str) -> str:
+def check_mode(name: object) -> str:
     """Return the name of a mode. Raises :class:`CompositionRefused` for one that there is not."""
-    if name not in MODE_NAMES:
+    if not isinstance(name, str) or name not in MODE_NAMES:
         raise CompositionRefused(f"mode must be one of {', '.join(MODE_NAMES)}, not {name!r}")
     return name
+
+
+def check_choice(name: object) -> str:
+    """Return the name of a mode, or :data:`AUTO`. Raises :class:`CompositionRefused` for anything else."""
+    return AUTO if name == AUTO else check_mode(name)
 
 
 def check_ratio(ratio: float) -> float:

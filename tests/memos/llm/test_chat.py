@@ -296,8 +296,8 @@ def test_lossy_codec_is_opt_in_with_its_loss_on_record(engine: MemoryOS) -> None
     notes = stored(engine)
     exact, lossy = promoted(engine, notes), promoted(engine, notes, codec="int4")
     by_id = {file.cube_id: file for file in engine.kv_files(ANN)}
-    assert by_id[exact].loss is None
-    assert 0 < (by_id[lossy].loss or 0) < 0.1
+    assert by_id[exact].loss == 0
+    assert 0 < by_id[lossy].loss < 0.1
     assert by_id[lossy].bytes < by_id[exact].bytes / 2
 
 

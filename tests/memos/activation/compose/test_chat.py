@@ -58,8 +58,9 @@ def opened(data_folder: Path, embedder: Embedder, shallow_models: ModelHost) -> 
 
 
 def promoted(engine: MemoryOS, notes: Sequence[MemCube], codec: str | None = None) -> str:
-    job = engine.promote("default", [note.id for note in notes], to="activation", codec=codec)
-    while (job := engine.job("default", job.id)).state not in FINAL:
+    tenant = notes[0].scope.tenant
+    job = engine.promote(tenant, [note.id for note in notes], to="activation", codec=codec)
+    while (job := engine.job(tenant, job.id)).state not in FINAL:
         threading.Event().wait(0.01)
     assert job.state is JobState.DONE, job.error
     assert job.result is not None
@@ -170,6 +171,55 @@ def test_nobody_is_served_the_cubes_of_another(opened: Open) -> None:
         reply = ask(engine, scope, compose="concat")
         assert set(reply.tiers["activation"]) == own
     assert not of_ann & of_bob
+
+
+def test_user_chooses_how_prompts_are_composed(opened: Open) -> None:
+    engine = opened()
+    cubes = {scope.user_id: set(bundles(engine, scope)) for scope in (ANN, BOB)}
+    engine.set_kv_settings(ANN, compose="blend", ratio=0.25)
+    engine.set_kv_settings(BOB, compose="prefix")
+    reply = ask(engine)
+    assert (reply.usage.mode, reply.usage.ratio) == ("blend", 0.25)
+    assert set(reply.tiers["activation"]) == cubes["ann"]
+    asked = ask(engine, compose="concat", ratio=0.0)
+    assert (asked.usage.mode, asked.usage.ratio, set(asked.tiers["activation"])) == ("concat", 0.0, cubes["ann"])
+    alone = ask(engine, compose="prefix")
+    assert alone.usage.mode in (None, "prefix")
+    of_bob = ask(engine, BOB)
+    assert of_bob.usage.mode in (None, "prefix")
+    assert set(of_bob.tiers.get("activation", ())) < cubes["bob"]
+    assert set(ask(engine, BOB, compose="concat").tiers["activation"]) == cubes["bob"]
+
+
+@pytest.mark.parametrize("forbidden", [{"compose": "off"}, {"refusal": "its keys are garbled"}])
+def test_no_choice_of_a_user_composes_what_is_forbidden(opened: Open, forbidden: dict[str, Any]) -> None:
+    engine = opened(**forbidden)
+    bundles(engine)
+    engine.set_kv_settings(ANN, compose="concat")
+    reply = ask(engine)
+    assert len(reply.tiers.get("activation", ())) <= 1
+    assert reply.usage.mode in (None, "prefix")
+
+
+@pytest.mark.parametrize("mode", ["concat", "blend", "ape", "auto"])
+@pytest.mark.parametrize("chosen", [True, False])
+def test_composed_prompts_hold_nothing_of_others(opened: Open, mode: str, chosen: bool) -> None:
+    """Users of one tenant, of another one by the same name, and one whose chain drops entries: all say the same."""
+    engine = opened()
+    everybody = (ANN, BOB, Scope(tenant="other", user_id="ann"))
+    engine.set_kv_settings(BOB, codec="int8")
+    own = {scope: set(bundles(engine, scope)) for scope in everybody}
+    for scope in everybody if chosen else ():
+        engine.set_kv_settings(scope, compose=mode, ratio=0.1)
+    for scope in everybody:
+        reply = ask(engine, scope) if chosen else ask(engine, scope, compose=mode)
+        used = set(reply.tiers.get("activation", ()))
+        assert used <= own[scope]
+        assert mode == "auto" or used == own[scope]
+        assert {one.cube_id for one in reply.usage.bundles} == used
+        assert set(reply.tiers["plaintext"]) <= {note.id for note in engine.list(scope)}
+    assert {file.codec for file in engine.kv_files(BOB)} == {"int8"}
+    assert {file.codec for file in engine.kv_files(ANN)} == {"raw"}
 
 
 def test_forgotten_memory_takes_its_cube_out(opened: Open) -> None:

@@ -57,6 +57,18 @@ def done(engine: MemoryOS, moves: list[Move]) -> list[str]:
     return made
 
 
+def test_move_takes_the_codec_that_the_user_chose(engine: MemoryOS) -> None:
+    engine.set_kv_settings(ANN, codec="snapkv:0.5+int8")
+    for scope in (ANN, BOB):
+        used(engine, HARBOUR, 8, scope)
+        done(engine, list(engine.plan(scope, dry_run=False)))
+    (of_ann,), (of_bob,) = engine.kv_files(ANN), engine.kv_files(BOB)
+    assert (of_ann.codec, of_bob.codec) == ("snapkv:0.5+int8", "raw")
+    assert of_ann.raw_bytes == of_bob.raw_bytes > of_bob.tokens
+    assert of_ann.bytes < of_bob.bytes
+    assert of_ann.loss > of_bob.loss == 0
+
+
 def test_what_is_used_is_moved_up_and_back(engine: MemoryOS) -> None:
     assert engine.plan(ANN) == []
     harbour = used(engine, HARBOUR, 8)

@@ -124,7 +124,7 @@ def test_logs_of_the_same_store_are_kept_once(full: Path, packed: Packer, reopen
         with engine.database.read() as connection:
             said = connection.exec_driver_sql("SELECT action FROM audit WHERE namespace_id = 1 ORDER BY id").scalars()
             logged = list(said)
-    assert logged == ["store", "update", *["published"] * 2, "forget_all", "restore", "restore"]
+    assert logged == ["store", "update", "kv_settings", *["published"] * 2, "forget_all", "restore", "restore"]
 
 
 def test_what_was_forgotten_is_not_in_it(full: Path, reopened: Opener, tmp_path: Path) -> None:

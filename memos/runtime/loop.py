@@ -29,6 +29,7 @@ from memos.runtime.loading import LoadedModel
 from memos.runtime.packing import Modules, projections
 from memos.runtime.pool import PagePool, PageShape
 from memos.runtime.request import Answer, Generated, Job, Prefill, Request, Scoring, check_tokens
+from memos.runtime.retrieval.names import check_retrieval
 from memos.runtime.scheduler import Scheduler
 from memos.runtime.sequence import Sequence as TokenSequence
 from memos.runtime.uses import AdapterUse
@@ -130,13 +131,15 @@ class Runtime:
         *,
         seam: int = 0,
         adapters: Sequence[AdapterUse] = (),
+        retrieval: str | None = None,
     ) -> torch.Tensor:
         """Return float32 logits ``[len(tokens) - prefix.tokens, vocabulary]`` after each token behind the prefix.
 
-        ``seam`` and ``adapters`` as in :class:`Request`.
+        ``seam``, ``adapters`` and ``retrieval`` as in :class:`Request`.
         """
         check_tokens(tokens, self._loaded)
-        sequence = TokenSequence(tokens, self._loaded.shape, prefix=prefix, seam=seam)
+        chosen = check_retrieval(retrieval) if retrieval is not None else None
+        sequence = TokenSequence(tokens, self._loaded.shape, prefix=prefix, seam=seam, retrieval=chosen)
         job = Scoring(sequence, adapters=tuple(adapters))
         self._finish(job)
         return torch.cat(job.rows)

@@ -396,6 +396,7 @@ class Memory:
         text: bool = True,
         compose: str | None = None,
         ratio: float | None = None,
+        retrieval: str | None = None,
     ) -> ChatReply:
         """Answer the last of ``messages`` with what the user's memories say about it, on the local model.
 
@@ -404,6 +405,7 @@ class Memory:
         holds the recalled memories and passed its gate. ``text=False`` keeps the text of those out of the prompt.
         ``compose`` says how several KV files begin the prompt (``prefix``: never more than one; ``concat``, ``blend``,
         ``ape``) and ``ratio`` what share of their tokens is computed anew; left open, it is what costs least.
+        ``retrieval`` (``quest:0.25``; also ``blockmean``, ``vq``) lets each token attend that share of a KV file alone.
         ``reply.usage`` counts tokens and milliseconds, ``reply.tiers`` names the cubes that the answer was made with.
         """
         options: ChatOptions = {
@@ -418,6 +420,7 @@ class Memory:
             "text": text,
             "compose": compose,
             "ratio": ratio,
+            "retrieval": retrieval,
         }
         return self._call(operations.chat(messages, user_id, agent_id, run_id, options))
 
@@ -850,6 +853,7 @@ class AsyncMemory:
         text: bool = True,
         compose: str | None = None,
         ratio: float | None = None,
+        retrieval: str | None = None,
     ) -> ChatReply:
         """Answer the last of ``messages`` with what the user's memories say about it, on the local model.
 
@@ -858,6 +862,7 @@ class AsyncMemory:
         holds the recalled memories and passed its gate. ``text=False`` keeps the text of those out of the prompt.
         ``compose`` says how several KV files begin the prompt (``prefix``: never more than one; ``concat``, ``blend``,
         ``ape``) and ``ratio`` what share of their tokens is computed anew; left open, it is what costs least.
+        ``retrieval`` (``quest:0.25``; also ``blockmean``, ``vq``) lets each token attend that share of a KV file alone.
         ``reply.usage`` counts tokens and milliseconds, ``reply.tiers`` names the cubes that the answer was made with.
         """
         options: ChatOptions = {
@@ -872,6 +877,7 @@ class AsyncMemory:
             "text": text,
             "compose": compose,
             "ratio": ratio,
+            "retrieval": retrieval,
         }
         return await self._call(operations.chat(messages, user_id, agent_id, run_id, options))
 

@@ -175,10 +175,16 @@ class Job:
 
 
 class Prefill(Job):
-    """A sequence whose cache is what is wanted, and what ``watcher`` notes of its queries."""
+    """A sequence whose cache is what is wanted, behind ``prefix``, and what ``watcher`` notes of its queries."""
 
-    def __init__(self, tokens: Many[int], loaded: LoadedModel, watcher: Watcher | None = None) -> None:
-        super().__init__(Sequence(tokens, loaded.shape))
+    def __init__(
+        self,
+        tokens: Many[int],
+        loaded: LoadedModel,
+        watcher: Watcher | None = None,
+        prefix: KVBlock | None = None,
+    ) -> None:
+        super().__init__(Sequence(tokens, loaded.shape, prefix=prefix))
         self.sequence.watcher = watcher
         self._shape = loaded.shape
         self.block: KVBlock | None = None
@@ -186,7 +192,7 @@ class Prefill(Job):
     def complete(self, pool: PagePool) -> None:
         """Copy the cache out of the pages."""
         sequence = self.sequence
-        data = self._shape.empty(len(sequence.tokens), pool.slots.device)
+        data = self._shape.empty(sequence.paged, pool.slots.device)
         table = torch.from_numpy(sequence.pages.reshape(-1, sequence.pages.shape[2])).to(data.device)
         gather_pages(pool.kv, table, data.flatten(0, 1))
         watcher = sequence.watcher

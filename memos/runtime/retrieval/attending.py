@@ -45,12 +45,19 @@ def attend_chosen(
 
 
 def page_scores(index: Index, query: torch.Tensor, kv_heads: int, scaling: float) -> torch.Tensor:
-    """Return what pages promise rows ``[n, heads, D]``, ``[kv_heads, n, pages]``.
-
-    A page is worth what it is worth to the query head that wants it most.
-    """
+    """Return what pages promise rows ``[n, heads, D]``, ``[kv_heads, n, pages]``."""
     grouped = query.float().unflatten(1, (kv_heads, -1)).permute(1, 0, 2, 3)  # [kv_heads, n, group, D]
-    return index.scores(grouped.flatten(1, 2) * scaling).unflatten(1, grouped.shape[1:3]).amax(2)
+    scores = index.scores(grouped.flatten(1, 2) * scaling)
+    return of_group(scores.view(*grouped.shape[:3], -1))
+
+
+def of_group(scores: torch.Tensor) -> torch.Tensor:
+    """Return what pages are worth to the query heads that share keys, ``[.., pages]`` of ``[.., group, pages]``.
+
+    As much as to the head that wants a page most: it is fetched for all of them, and what one head looks for often
+    means nothing to its neighbours, whose scores would drown it in a sum.
+    """
+    return scores.amax(-2)
 
 
 def best(scores: torch.Tensor, count: int) -> torch.Tensor:
@@ -79,7 +86,8 @@ def attend_pages(
     table = places.to(torch.int32).unsqueeze(1).expand(-1, 2, -1).contiguous()
     out, lse = paged_attention_decode(
         query.view(len(table), -1, head_dim),
-        *(part.view(-1, 1, 1, head_dim) for part in flat),
+        flat[0].view(-1, 1, 1, head_dim),
+        flat[1].view(-1, 1, 1, head_dim),
         table,
         torch.full((len(table),), count, dtype=torch.int32, device=query.device),
         scaling=scaling,

@@ -36,4 +36,4 @@ def paged(keys: torch.Tensor) -> torch.Tensor:
     missing = -keys.shape[1] % PAGE
     if missing:
         keys = torch.cat([keys, keys[:, -1:].expand(-1, missing, -1)], 1)
-    return keys.unflatten(1, (-1, PAGE))
+    return keys.view(len(keys), -1, PAGE, keys.shape[2])

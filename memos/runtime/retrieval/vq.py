@@ -29,7 +29,8 @@ class Codes(Index):
         highest = table.amax(-1, keepdim=True)
         weights = pad((table - highest).exp(), (0, 1))
         tokens = weights.gather(2, self._codes.unsqueeze(1).expand(-1, query.shape[1], -1))
-        return tokens.unflatten(2, (-1, PAGE)).sum(-1).log() + highest
+        sums: torch.Tensor = tokens.unflatten(2, (-1, PAGE)).sum(-1)
+        return sums.log() + highest
 
 
 class VectorQuantisation(Method):

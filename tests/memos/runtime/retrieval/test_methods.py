@@ -25,7 +25,8 @@ def index_of(name: str, keys: torch.Tensor) -> Index:
 
 def by_token(query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     """Return the scores of tokens by page, ``[kv_heads, n, pages, 16]``; the last page repeats its last token."""
-    return (query @ paged(keys).flatten(1, 2).transpose(1, 2)).unflatten(2, (-1, PAGE))
+    scores = query @ paged(keys).flatten(1, 2).transpose(1, 2)
+    return scores.view(*scores.shape[:2], -1, PAGE)
 
 
 @given(st.integers(0, 2**32), st.integers(1, 3), st.integers(1, 70), st.integers(1, 9), st.floats(0.01, 100))

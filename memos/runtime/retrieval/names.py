@@ -29,7 +29,8 @@ class Retrieval(NamedTuple):
     def pages(self, tokens: int) -> int:
         """Return how many pages a row attends of a context of some tokens, those that every row attends among them."""
         there = -(-tokens // PAGE)
-        return min(there, max(math.ceil(self.ratio * there), FIRST + LAST))
+        wanted = math.ceil(self.ratio * there - 1e-9)  # a tenth of 30 is 3, and a little more in binary
+        return min(there, max(wanted, FIRST + LAST))
 
     def attended(self, tokens: int) -> int:
         """Return how many tokens that is: the last page, which may not be full, is always among them."""

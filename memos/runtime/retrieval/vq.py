@@ -41,7 +41,7 @@ class VectorQuantisation(Method):
     """
 
     def index(self, keys: torch.Tensor) -> Codes:
-        """Return codes, one byte or two of information a token, and the codebooks."""
+        """Return codes, eight bytes a token, and the codebooks."""
         tokens = keys.shape[1]
         count = max(min(ENTRIES, tokens // TOKENS_EACH), 1)
         book = keys[:, torch.linspace(0, tokens - 1, count, device=keys.device).long()]

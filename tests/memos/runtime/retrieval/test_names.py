@@ -31,6 +31,10 @@ def test_every_name_has_a_method() -> None:
 def test_share_is_of_pages_and_never_too_small(tokens: int, ratio: float) -> None:
     retrieval = Retrieval("quest", ratio)
     there, pages = math.ceil(tokens / PAGE), retrieval.pages(tokens)
-    assert pages == min(there, max(math.ceil(ratio * there), FIRST + LAST))
+    assert pages == min(there, max(math.ceil(ratio * there - 1e-9), FIRST + LAST))
     assert PAGE * (pages - 1) < retrieval.attended(tokens) <= min(PAGE * pages, tokens)
     assert Retrieval("quest", 1.0).attended(tokens) == tokens
+
+
+def test_tenth_of_thirty_pages_is_three() -> None:
+    assert [check_retrieval(f"quest:{ratio}").pages(30 * PAGE) for ratio in (0.1, 0.3, 0.7)] == [3, 9, 21]

@@ -53,6 +53,16 @@ def test_share_of_one_is_exact_for_every_method(runtime: Runtime, cache: KVBlock
         assert (sparse - want).abs().max() > MOST
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_short_floats_are_attended_too(tiny: Callable[..., Path], dtype: str) -> None:
+    runtime = Runtime(load_model(str(tiny("llama", eos_token_id=None)), dtype=dtype))
+    cache = runtime.prefill(CONTEXT)
+    want = runtime.logits([*CONTEXT, *QUESTION], cache)
+    for name in ALL:
+        found = runtime.logits([*CONTEXT, *QUESTION], cache, retrieval=f"{name}:0.9")
+        assert 0 < (found - want).abs().max() < 0.1
+
+
 def test_answer_tells_the_share(runtime: Runtime, cache: KVBlock) -> None:
     share = {
         name: runtime.generate(asked(cache, name)).finish().attended for name in ("quest:1", "vq:0.5", "quest:0.1")

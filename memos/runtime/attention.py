@@ -1,8 +1,9 @@
 """Attention over packed tokens: rows of many sequences in one ``[1, T]`` forward, each seeing its own cache.
 
 Keys and values lie in pages of the pool, which one kernel call a layer attends for all sequences. A prefix lies in
-memory of its own, as a pool of one page; all rows behind it attend it together, and both results are merged by their
-log-sum-exp, which is exact. Nothing is ever copied together.
+memory of its own, as a pool of one page; all rows behind it attend it together, or each what it chooses of it
+(:mod:`memos.runtime.retrieval`), and both results are merged by their log-sum-exp, which is exact. Nothing is ever
+copied together.
 """
 
 from __future__ import annotations

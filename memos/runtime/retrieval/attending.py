@@ -17,7 +17,7 @@ from memos.runtime.retrieval.indexes import index_of
 from memos.runtime.retrieval.names import FIRST, LAST, PAGE, Retrieval
 from memos_kernels import paged_attention_decode
 
-#: Rows that choose together: of each there is a table.
+#: Rows whose tables are in memory at once.
 TOGETHER = 64
 
 

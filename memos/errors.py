@@ -9,6 +9,7 @@
     │   ├── ModelUnsupported      422  model-unsupported   a model this runtime would run wrongly
     │   ├── BundleRefused         422  bundle-refused      too small, or longer than the model can read
     │   ├── CompositionRefused    422  composition-refused  caches that make no prompt together
+    │   ├── RetrievalRefused      422  retrieval-refused   a way to choose of a context that there is not
     │   ├── AdapterRefused        422  adapter-refused     another model's, too high a rank, damaged
     │   ├── TrainingRefused       422  training-refused    nothing to train on
     │   ├── GateRefused           422  gate-refused        trained, but not fit to be served
@@ -135,6 +136,12 @@ class CompositionRefused(InvalidInput):
     """Caches that cannot stand in one prompt, or a mode or ratio of composing them that there is not."""
 
     code = "composition-refused"
+
+
+class RetrievalRefused(InvalidInput):
+    """A way to choose what of a context is attended, or a share of it, that there is not."""
+
+    code = "retrieval-refused"
 
 
 class AdapterRefused(InvalidInput):

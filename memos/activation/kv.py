@@ -56,7 +56,7 @@ class KVSource(Protocol):
         """Return keys (after RoPE) and values of a layer, each ``[heads, tokens, head_dim]``; wait until decoded."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class KVBlock:
     """A whole cache in memory: ``data`` is ``[layers, 2, heads, tokens, head_dim]``, keys (after RoPE) before values.
 

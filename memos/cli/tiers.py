@@ -80,6 +80,12 @@ def chat(
     ratio: Annotated[
         float | None, typer.Option(metavar="SHARE", help="Share of their tokens to compute anew, from 0 to 1.")
     ] = None,
+    retrieval: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME:SHARE", help="Attend a share of a KV file alone: quest, blockmean, vq, as quest:0.25."
+        ),
+    ] = None,
 ) -> None:
     """Answer a question from memory with the local language model."""
     asked = sys.stdin.read().strip() if question == "-" else question
@@ -98,6 +104,7 @@ def chat(
             reuse=reuse,
             compose=compose,
             ratio=ratio,
+            retrieval=retrieval,
             on_text=(lambda text: session.out.print(output.plain(text), end="")) if live else None,
         )
     session.show(reply, lambda: _answered(reply, shown=live))
@@ -197,6 +204,7 @@ def _answered(reply: ChatReply, *, shown: bool) -> RenderableType:
         f"{usage.tokens_reused} tokens reused, {usage.tokens_recomputed} computed",
         f"{usage.completion_tokens} written",
         *([f"{len(usage.bundles)} KV files by {usage.mode}"] if len(usage.bundles) > 1 else ()),
+        *([f"{usage.attended:.0%} of the KV file attended by {usage.retrieval}"] if usage.retrieval else ()),
         *(f"KV file of {miss.cube_id} could not be used: {miss.reason}" for miss in reply.misses),
     ]
     return Group(Text("") if shown else output.plain(reply.text), Text(", ".join(facts), style="dim"))

@@ -100,7 +100,7 @@ class Chat:
         watch.lap("lookup")
         prompt, generated, ready, misses = self._generate(asked, prompt, serving, watch)
         self._count(scope, prompt, ready, misses)
-        return _reply(prompt, generated, ready, misses, serving, watch)
+        return _reply(prompt, generated, ready, misses, serving, watch, options.retrieval)
 
     # ------------------------------------------------------------ stages
 
@@ -182,6 +182,7 @@ class Chat:
             cartridge=cartridge,
             owner=owner_of(asked.scope),
             share=options.reuse,
+            retrieval=options.retrieval,
         )
         with closing(serving.runtime.generate(request)) as pieces:  # `on_text` may raise: nobody listens any more
             for piece in pieces:
@@ -248,6 +249,7 @@ def _reply(
     misses: Sequence[Miss],
     serving: Serving,
     watch: Watch,
+    retrieval: str | None,
 ) -> ChatReply:
     recomputed = sum(ready.recomputed) if ready is not None else 0
     reused = prompt.covered - recomputed if ready is not None else 0
@@ -272,6 +274,8 @@ def _reply(
         tokens_missed=prompt.covered if _missed(prompt, misses) else 0,
         mode=prompt.plan.mode if ready is not None else None,
         ratio=prompt.plan.ratio if ready is not None else 0.0,
+        retrieval=retrieval if ready is not None else None,
+        attended=generated.attended,
         bundles=_bundles(prompt.plan, ready),
         milliseconds=milliseconds,
     )

@@ -12,6 +12,7 @@ from memos.config import Settings
 from memos.cube import Frozen
 from memos.errors import InvalidInput
 from memos.plaintext.intake import check_count
+from memos.runtime.retrieval.names import check_retrieval
 
 ROLES = ("system", "user", "assistant")
 
@@ -33,6 +34,8 @@ class ChatOptions(Frozen):
     ``compose`` is the mode in which several KV files begin a prompt (``prefix``: never more than one, exact;
     ``concat``, ``blend``, ...; ``auto``: whatever costs least) and ``ratio`` the share of their tokens that is computed
     anew; None leaves each to the user's :class:`~memos.store.kv_settings.KVSettings`, and then to what costs least.
+    ``retrieval`` names how each token chooses what of a KV file it attends, and what share (``quest:0.25``); None: it
+    attends all.
     """
 
     top_k: int = 10
@@ -46,6 +49,7 @@ class ChatOptions(Frozen):
     text: bool = True
     compose: str | None = None
     ratio: float | None = None
+    retrieval: str | None = None
 
 
 class BundleUse(Frozen):
@@ -63,6 +67,7 @@ class Usage(Frozen):
     that began alike and is still in memory) or ``tokens_recomputed``. ``tokens_missed`` are those of the last kind that
     a KV file should have brought. A cartridge is no part of the prompt. ``mode`` says how KV files began it (None if
     none did), ``ratio`` what share of their tokens was to be computed anew, ``bundles`` what became of each.
+    ``retrieval`` says how tokens chose what they attended of them (None: they did not), ``attended`` what share it was.
     ``milliseconds``: ``recall``, ``lookup`` (which cubes hold the memories), ``read`` and ``decode`` of KV files,
     ``compose``, ``prefill`` of the rest, ``first_token`` (from the call to the first token) and ``total``.
     """
@@ -76,6 +81,8 @@ class Usage(Frozen):
     tokens_missed: int = 0
     mode: str | None = None
     ratio: float = 0.0
+    retrieval: str | None = None
+    attended: float = 1.0
     bundles: tuple[BundleUse, ...] = ()
     milliseconds: dict[str, float] = Field(default_factory=dict)
 
@@ -122,6 +129,8 @@ def check_options(given: Mapping[str, Any], settings: Settings) -> ChatOptions:
         check_choice(checked.compose)
     if checked.ratio is not None:
         check_ratio(checked.ratio)
+    if checked.retrieval is not None:
+        check_retrieval(checked.retrieval)
     if checked.top_k != 0:
         check_count(checked.top_k, settings.max_top_k, "top_k")
     return checked

@@ -1,8 +1,9 @@
 """Attention over packed tokens: rows of many sequences in one ``[1, T]`` forward, each seeing its own cache.
 
 Keys and values lie in pages of the pool, which one kernel call a layer attends for all sequences. A prefix lies in
-memory of its own, as a pool of one page; all rows behind it attend it together, and both results are merged by their
-log-sum-exp, which is exact. Nothing is ever copied together.
+memory of its own, as a pool of one page; all rows behind it attend it together, or each what it chooses of it
+(:mod:`memos.runtime.retrieval`), and both results are merged by their log-sum-exp, which is exact. Nothing is ever
+copied together.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import torch
 
 from memos.activation.ragged import RaggedLayer
 from memos.runtime.batch import Batch, Group
-from memos.runtime.sequence import PrefixLayer, Sequence
+from memos.runtime.retrieval.attending import attend_chosen
+from memos.runtime.retrieval.names import Retrieval
+from memos.runtime.sequence import PrefixLayer, PrefixPart, Sequence
 from memos_kernels import combine_lse, paged_attention_decode, paged_attention_prefill
 
 #: The name of this attention in transformers' ``AttentionInterface``. No mask function is registered under it, for
@@ -125,11 +128,25 @@ def _joined(
 ) -> torch.Tensor:
     """Return what rows see of their prefix, which may be in parts that weigh differently, and of the rest (``out``)."""
     outs, lses = [], []
-    for kept, temperature, scale in sequence.prefix_parts(layer, query.device):
-        found, mass = _attend_prefix(query, kept, scaling / temperature)
+    for part in sequence.prefix_parts(layer, query.device):
+        found, mass = _attend_part(query, part, layer, sequence.retrieval, scaling / part.temperature)
         outs.append(found)
-        lses.append(mass * (temperature * scale))
+        lses.append(mass * (part.temperature * part.scale))
     return combine_lse([*outs, out], [*lses, lse])[0]
+
+
+def _attend_part(
+    query: torch.Tensor, part: PrefixPart, layer: int, retrieval: Retrieval | None, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attend to a layer of a part of a prefix: what a retrieval chooses of it, or all."""
+    kept, tokens = part.layer, part.source.tokens
+    if retrieval is None:
+        return _attend_prefix(query, kept, scaling)
+    if isinstance(kept, RaggedLayer):
+        return _attend_prefix(query, kept.to(query.device), scaling)
+    if retrieval.attended(tokens) == tokens:
+        return _attend_prefix(query, (kept[0].to(query.device), kept[1].to(query.device)), scaling)
+    return attend_chosen(query, part.source, layer, kept, retrieval, scaling)
 
 
 def _attend_prefix(query: torch.Tensor, kept: PrefixLayer, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from memos.runtime.pool import PAGE_TOKENS, PagePool
+from memos.runtime.retrieval.names import Retrieval
 from memos.runtime.sequence import Sequence
 from memos_kernels import AdapterStep
 
@@ -30,7 +31,7 @@ class Rows(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Rows of the sequences that go on after one prefix. ``rows`` is None where that is all of them."""
+    """Rows of the sequences that go on after one prefix and attend it alike; ``rows`` is None where that is all."""
 
     sequence: Sequence
     rows: torch.Tensor | None
@@ -90,10 +91,11 @@ def _table(parts: Many[Part]) -> np.ndarray:
 
 def _groups(parts: Many[Part], device: torch.device) -> list[Group]:
     """Gather the rows that see one prefix, so that it is read once for all of them."""
-    found: dict[int, tuple[Sequence, list[int]]] = {}
+    found: dict[tuple[int, Retrieval | None], tuple[Sequence, list[int]]] = {}
     for sequence, first, count in parts:
         if sequence.prefix is not None:
-            found.setdefault(id(sequence.prefix), (sequence, []))[1].extend(range(first, first + count))
+            alike = id(sequence.prefix), sequence.retrieval
+            found.setdefault(alike, (sequence, []))[1].extend(range(first, first + count))
     total = sum(count for _, _, count in parts)
     return [
         Group(sequence, None if len(rows) == total else torch.tensor(rows, device=device))

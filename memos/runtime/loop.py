@@ -27,8 +27,9 @@ from memos.runtime.batch import Batch
 from memos.runtime.forward import hidden_states, logits_of
 from memos.runtime.loading import LoadedModel
 from memos.runtime.packing import Modules, projections
-from memos.runtime.pool import PagePool, PageShape
+from memos.runtime.pool import PAGE_TOKENS, PagePool, PageShape
 from memos.runtime.request import Answer, Generated, Job, Prefill, Request, Scoring, check_tokens
+from memos.runtime.retrieval.names import check_retrieval
 from memos.runtime.scheduler import Scheduler
 from memos.runtime.sequence import Sequence as TokenSequence
 from memos.runtime.uses import AdapterUse
@@ -110,18 +111,18 @@ class Runtime:
         """Return the cache of tokens from position 0, in the model's dtype and host memory.
 
         ``needs`` is what to note of their queries on the way (``KVBlock.seen``), ``period`` after how many the tokens
-        repeat, where that is what copying heads are told by. Raises :class:`InvalidInput` and :class:`PromptTooLong`.
+        repeat, where that is what copying heads are told by. What the pool cannot hold at once is computed in pieces,
+        unless something is to be noted. Raises :class:`InvalidInput` and :class:`PromptTooLong`.
         """
         check_tokens(tokens, self._loaded)
         watcher = None
         if needs:
             rotary: Any = self._loaded.model.base_model.rotary_emb
             watcher = Watcher(needs, self._loaded.shape, len(tokens), rotary.inv_freq, period)
-        job = Prefill(tokens, self._loaded, watcher)
-        self._finish(job)
-        if job.block is None:
-            raise StoreClosed("the model was closed")
-        return job.block
+        most = self._scheduler.admission.pool.tokens
+        if watcher is None and len(tokens) > most > PAGE_TOKENS:
+            return self._pieced(tokens, most // 2)
+        return self._filled(tokens, watcher)
 
     def logits(
         self,
@@ -130,13 +131,15 @@ class Runtime:
         *,
         seam: int = 0,
         adapters: Sequence[AdapterUse] = (),
+        retrieval: str | None = None,
     ) -> torch.Tensor:
         """Return float32 logits ``[len(tokens) - prefix.tokens, vocabulary]`` after each token behind the prefix.
 
-        ``seam`` and ``adapters`` as in :class:`Request`.
+        ``seam``, ``adapters`` and ``retrieval`` as in :class:`Request`.
         """
         check_tokens(tokens, self._loaded)
-        sequence = TokenSequence(tokens, self._loaded.shape, prefix=prefix, seam=seam)
+        chosen = check_retrieval(retrieval) if retrieval is not None else None
+        sequence = TokenSequence(tokens, self._loaded.shape, prefix=prefix, seam=seam, retrieval=chosen)
         job = Scoring(sequence, adapters=tuple(adapters))
         self._finish(job)
         return torch.cat(job.rows)
@@ -246,6 +249,24 @@ class Runtime:
                 job.end()
         with self._change:
             self._scheduler.ran(jobs, batch, seconds)
+
+    # ------------------------------------------------------------ prefills
+
+    def _filled(self, tokens: Sequence[int], watcher: Watcher | None = None, prefix: KVBlock | None = None) -> KVBlock:
+        """Return the cache of the tokens behind a prefix."""
+        job = Prefill(tokens, self._loaded, watcher, prefix)
+        self._finish(job)
+        if job.block is None:
+            raise StoreClosed("the model was closed")
+        return job.block
+
+    def _pieced(self, tokens: Sequence[int], piece: int) -> KVBlock:
+        """Return the cache of tokens, computed in pieces of which each attends those before it outside the pool."""
+        cache = self._filled(tokens[:piece])
+        while cache.tokens < len(tokens):
+            behind = self._filled(tokens[: cache.tokens + piece], prefix=cache)
+            cache = KVBlock(cache.shape, torch.cat([cache.data, behind.data], 3))
+        return cache
 
     # ------------------------------------------------------------ turns
 

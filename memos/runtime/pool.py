@@ -78,6 +78,11 @@ class PagePool:
         """The number of pages that nobody uses."""
         return self._top
 
+    @property
+    def tokens(self) -> int:
+        """The number of tokens whose cache fits an empty pool."""
+        return self.pages // self.shape.block_pages * PAGE_TOKENS
+
     def take(self, count: int) -> Pages:
         """Return ``count`` pages with one user each. Raises ``MemoryError``: who asks makes room first."""
         if count > self._top:

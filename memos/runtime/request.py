@@ -17,6 +17,7 @@ from memos.runtime.loading import LoadedModel
 from memos.runtime.pool import PAGE_TOKENS, PagePool
 from memos.runtime.prompts import block_keys
 from memos.runtime.residents import Resident
+from memos.runtime.retrieval.names import check_retrieval
 from memos.runtime.sampling import Sampler, Sampling
 from memos.runtime.sequence import Sequence
 from memos.runtime.text import TextStream
@@ -35,6 +36,8 @@ class Request:
     token that ends a text, before one of the ``stop`` strings, or after ``max_tokens``. ``seam`` is where a
     prefix would have ended that has to be computed instead (:class:`~memos.runtime.sequence.Sequence`).
 
+    ``retrieval`` names how each row chooses what it attends of the prefix (``quest:0.25``); None: it attends all.
+
     ``adapters`` are added to the model for this request alone; ``cartridge`` stands for the first tokens, which are
     fillers. ``share`` lets the request read what others of the same ``owner`` computed for an equal beginning. Owners
     get even shares of the model when it is busy.
@@ -50,6 +53,7 @@ class Request:
     cartridge: Cartridge | None = None
     owner: str = ""
     share: bool = True
+    retrieval: str | None = None
 
     @property
     def may_be_cut(self) -> bool:
@@ -69,6 +73,8 @@ class Request:
             raise InvalidInput("stop strings must not be empty")
         if not all(math.isfinite(use.weight) for use in self.adapters):
             raise InvalidInput("the weights of adapters must be finite")
+        if self.retrieval is not None:
+            check_retrieval(self.retrieval)
         if self.cartridge is not None and self.prefix is not None:
             raise InvalidInput("a prompt begins with a cartridge or with a loaded cache, not with both")
         if self.cartridge is not None and not 0 < self.cartridge.tokens < len(self.tokens):
@@ -83,7 +89,8 @@ class Generated:
 
     ``finish_reason`` is ``stop`` (a stop string or the end of the text), ``length``, or ``cancelled``. Times are in
     milliseconds: ``queue_ms`` until the first forward began, ``prefill_ms`` from there to the first token,
-    ``first_token_ms`` and ``total_ms`` from the request on.
+    ``first_token_ms`` and ``total_ms`` from the request on. ``attended`` is the share of the prefix that each row
+    attends.
     """
 
     text: str
@@ -95,6 +102,7 @@ class Generated:
     prefill_ms: float
     first_token_ms: float
     total_ms: float
+    attended: float = 1.0
 
 
 @dataclass(slots=True)
@@ -167,10 +175,16 @@ class Job:
 
 
 class Prefill(Job):
-    """A sequence whose cache is what is wanted, and what ``watcher`` notes of its queries."""
+    """A sequence whose cache is what is wanted, behind ``prefix``, and what ``watcher`` notes of its queries."""
 
-    def __init__(self, tokens: Many[int], loaded: LoadedModel, watcher: Watcher | None = None) -> None:
-        super().__init__(Sequence(tokens, loaded.shape))
+    def __init__(
+        self,
+        tokens: Many[int],
+        loaded: LoadedModel,
+        watcher: Watcher | None = None,
+        prefix: KVBlock | None = None,
+    ) -> None:
+        super().__init__(Sequence(tokens, loaded.shape, prefix=prefix))
         self.sequence.watcher = watcher
         self._shape = loaded.shape
         self.block: KVBlock | None = None
@@ -178,7 +192,7 @@ class Prefill(Job):
     def complete(self, pool: PagePool) -> None:
         """Copy the cache out of the pages."""
         sequence = self.sequence
-        data = self._shape.empty(len(sequence.tokens), pool.slots.device)
+        data = self._shape.empty(sequence.paged, pool.slots.device)
         table = torch.from_numpy(sequence.pages.reshape(-1, sequence.pages.shape[2])).to(data.device)
         gather_pages(pool.kv, table, data.flatten(0, 1))
         watcher = sequence.watcher
@@ -207,8 +221,16 @@ class Answer(Job):
     def __init__(self, request: Request, loaded: LoadedModel) -> None:
         self._prompt = len(request.tokens)
         self._room = min(request.max_tokens, loaded.context_window - self._prompt)
+        sequence = Sequence(
+            request.tokens,
+            loaded.shape,
+            prefix=request.prefix,
+            growth=self._room - 1,
+            seam=request.seam,
+            retrieval=check_retrieval(request.retrieval) if request.retrieval is not None else None,
+        )
         super().__init__(
-            Sequence(request.tokens, loaded.shape, prefix=request.prefix, growth=self._room - 1, seam=request.seam),
+            sequence,
             owner=request.owner,
             adapters=request.adapters,
             cartridge=request.cartridge,
@@ -269,6 +291,7 @@ class Answer(Job):
             prefill_ms=(first - ran) * 1e3,
             first_token_ms=(first - clock.came) * 1e3,
             total_ms=(ended - clock.came) * 1e3,
+            attended=self.sequence.attended / max(self.sequence.prefix_tokens, 1) if self.sequence.prefix else 1.0,
         )
 
     def _finish(self, reason: str) -> None:

@@ -59,6 +59,7 @@ class Scheduler:
             self.running.remove(job)
             self._queue.finish(job)
             self.admission.leave(job)
+            self._step = ((), None)  # which would keep its prefix alive, and what is made of that
 
     def next_batch(self) -> tuple[list[Job], Batch] | None:
         """Return the jobs of the next forward and what it runs, in one order; None if no job has anything to run."""

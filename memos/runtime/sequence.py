@@ -14,6 +14,7 @@ from memos.activation.miss import KVMiss
 from memos.activation.ragged import RaggedLayer, RaggedSource
 from memos.errors import InvalidInput
 from memos.runtime.pool import PAGE_TOKENS, Pages
+from memos.runtime.retrieval.names import Retrieval
 from memos.runtime.watching import Watcher
 
 #: Keys and values ``[heads, tokens, head_dim]``, or what heads of lengths of their own keep.
@@ -21,11 +22,15 @@ PrefixLayer = tuple[torch.Tensor, torch.Tensor] | RaggedLayer
 
 
 class PrefixPart(NamedTuple):
-    """A layer of a part of a prefix, what divides its scores and what its weight is scaled by."""
+    """A layer of a part of a prefix, what divides its scores and what its weight is scaled by.
+
+    ``source`` is the cache that it is a layer of.
+    """
 
     layer: PrefixLayer
     temperature: float
     scale: float
+    source: KVSource
 
 
 class Sequence:
@@ -35,15 +40,25 @@ class Sequence:
     is in pages ``[layers, 2, blocks]`` of the pool, of which the first may be shared with other sequences: a forward
     writes only behind :attr:`cached`. No forward runs tokens before and after ``seam`` together: so a prompt whose
     first ``seam`` tokens may be loaded, or computed, has them computed as they were for the file, rounding included.
+
+    With a ``retrieval``, rows attend what they choose of the prefix, which stays in the memory it is in.
     """
 
     def __init__(
-        self, tokens: Many[int], shape: KVShape, *, prefix: KVSource | None = None, growth: int = 0, seam: int = 0
+        self,
+        tokens: Many[int],
+        shape: KVShape,
+        *,
+        prefix: KVSource | None = None,
+        growth: int = 0,
+        seam: int = 0,
+        retrieval: Retrieval | None = None,
     ) -> None:
         if prefix is not None:
             _check_prefix(prefix, shape, len(tokens))
         self.tokens = list(tokens)
         self.prefix = prefix
+        self.retrieval = retrieval if prefix is not None else None
         #: Tokens whose cache is the prefix.
         self.prefix_tokens = prefix.tokens if prefix is not None else 0
         #: Tokens whose cache was there when the sequence began.
@@ -85,16 +100,23 @@ class Sequence:
         """The number of blocks of 16 tokens that the pages have to hold."""
         return -(-self.room // PAGE_TOKENS)
 
+    @property
+    def attended(self) -> int:
+        """The number of tokens of the prefix that a row attends."""
+        if self.retrieval is None or self.prefix is None:
+            return self.prefix_tokens
+        return sum(_attended(self.retrieval, part) for part in _sources(self.prefix))
+
     def prefix_parts(self, layer: int, device: torch.device) -> list[PrefixPart]:
         """Return what the prefix is of on a device, once it is there: one part, or those of a :class:`ParallelKV`.
 
-        Raises :class:`KVMiss`.
+        With a retrieval, what it chooses from is wherever it was. Raises :class:`KVMiss`.
         """
         if self.prefix is None:
             raise LookupError("the sequence has no prefix")
         if layer not in self._loaded:
             try:
-                self._loaded[layer] = list(_parts(self.prefix, layer, device))
+                self._loaded[layer] = list(_parts(self.prefix, layer, None if self.retrieval else device))
             except KVMiss as miss:
                 self.miss = miss
                 raise
@@ -105,19 +127,30 @@ class Sequence:
         self.cached += count
 
 
-def _parts(prefix: KVSource, layer: int, device: torch.device) -> Iterator[PrefixPart]:
+def _parts(prefix: KVSource, layer: int, device: torch.device | None) -> Iterator[PrefixPart]:
     if isinstance(prefix, ParallelKV):
-        yield PrefixPart(_layer_of(prefix.head, layer, device), 1.0, 1.0)
-        yield PrefixPart(_layer_of(prefix.memory, layer, device), prefix.temperature, prefix.scale)
+        yield PrefixPart(_layer_of(prefix.head, layer, device), 1.0, 1.0, prefix.head)
+        yield PrefixPart(_layer_of(prefix.memory, layer, device), prefix.temperature, prefix.scale, prefix.memory)
     else:
-        yield PrefixPart(_layer_of(prefix, layer, device), 1.0, 1.0)
+        yield PrefixPart(_layer_of(prefix, layer, device), 1.0, 1.0, prefix)
 
 
-def _layer_of(prefix: KVSource, layer: int, device: torch.device) -> PrefixLayer:
+def _layer_of(prefix: KVSource, layer: int, device: torch.device | None) -> PrefixLayer:
+    """Return a layer, moved to a device if one is named: in place on its own."""
     if isinstance(prefix, RaggedSource):
-        return prefix.ragged_layer(layer).to(device)
+        kept = prefix.ragged_layer(layer)
+        return kept if device is None else kept.to(device)
     keys, values = prefix.layer(layer)
-    return keys.to(device), values.to(device)  # in place on its own device
+    return (keys, values) if device is None else (keys.to(device), values.to(device))
+
+
+def _sources(prefix: KVSource) -> tuple[KVSource, ...]:
+    return (prefix.head, prefix.memory) if isinstance(prefix, ParallelKV) else (prefix,)
+
+
+def _attended(retrieval: Retrieval, source: KVSource) -> int:
+    """Return how many tokens of a cache are attended: of one whose heads keep tokens of their own, all."""
+    return source.tokens if isinstance(source, RaggedSource) else retrieval.attended(source.tokens)
 
 
 def _check_prefix(prefix: KVSource, shape: KVShape, tokens: int) -> None:

@@ -421,6 +421,7 @@ class Memory:
         text: bool = True,
         compose: str | None = None,
         ratio: float | None = None,
+        retrieval: str | None = None,
     ) -> ChatReply:
         """Answer the last of ``messages`` with what the user's memories say about it, on the local model.
 
@@ -430,6 +431,7 @@ class Memory:
         ``compose`` says how several KV files begin the prompt (``prefix``: never more than one; ``concat``, ``blend``,
         ``ape``; ``auto``: what costs least) and ``ratio`` what share of their tokens is computed anew; left open, it is
         what :meth:`kv_settings` say, or else what costs least.
+        ``retrieval`` (``quest:0.25``; also ``blockmean``, ``vq``) lets each token attend that share of a KV file alone.
         ``reply.usage`` counts tokens and milliseconds, ``reply.tiers`` names the cubes that the answer was made with.
         """
         options: ChatOptions = {
@@ -444,6 +446,7 @@ class Memory:
             "text": text,
             "compose": compose,
             "ratio": ratio,
+            "retrieval": retrieval,
         }
         return self._call(operations.chat(messages, user_id, agent_id, run_id, options))
 
@@ -899,6 +902,7 @@ class AsyncMemory:
         text: bool = True,
         compose: str | None = None,
         ratio: float | None = None,
+        retrieval: str | None = None,
     ) -> ChatReply:
         """Answer the last of ``messages`` with what the user's memories say about it, on the local model.
 
@@ -908,6 +912,7 @@ class AsyncMemory:
         ``compose`` says how several KV files begin the prompt (``prefix``: never more than one; ``concat``, ``blend``,
         ``ape``; ``auto``: what costs least) and ``ratio`` what share of their tokens is computed anew; left open, it is
         what :meth:`kv_settings` say, or else what costs least.
+        ``retrieval`` (``quest:0.25``; also ``blockmean``, ``vq``) lets each token attend that share of a KV file alone.
         ``reply.usage`` counts tokens and milliseconds, ``reply.tiers`` names the cubes that the answer was made with.
         """
         options: ChatOptions = {
@@ -922,6 +927,7 @@ class AsyncMemory:
             "text": text,
             "compose": compose,
             "ratio": ratio,
+            "retrieval": retrieval,
         }
         return await self._call(operations.chat(messages, user_id, agent_id, run_id, options))
 

@@ -59,6 +59,7 @@ class ChatOptions(TypedDict, total=False):
     text: bool
     compose: str | None
     ratio: float | None
+    retrieval: str | None
 
 
 _CHAT: ChatOptions = {
@@ -73,6 +74,7 @@ _CHAT: ChatOptions = {
     "text": True,
     "compose": None,
     "ratio": None,
+    "retrieval": None,
 }
 _cubes = TypeAdapter(list[MemCube]).validate_python
 _versions = TypeAdapter(list[CubeVersion]).validate_python

@@ -240,7 +240,8 @@ def chat_request(payload: Payload, *, stream: bool) -> Request:
     """Return the request of a chat; its turns are not stored, as an embedded chat does not store them."""
     options = dict(payload["options"])
     stop = options.pop("stop")
-    memory = {name: options.pop(name) for name in ("top_k", "reuse", "adapters", "text", "compose", "ratio")}
+    ours = ("top_k", "reuse", "adapters", "text", "compose", "ratio", "retrieval")
+    memory = {name: options.pop(name) for name in ours}
     if memory["adapters"] is not None:
         memory["adapters"] = _list(memory["adapters"])
     whose = {name: payload[name] for name in _WHOSE}

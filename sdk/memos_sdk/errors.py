@@ -2,8 +2,8 @@
 
 MemosError
 ├── InvalidInput ── InvalidText, InvalidFilter, ImportRefused, BackupRefused, ModelUnsupported, BundleRefused,
-│                    CompositionRefused, AdapterRefused, TrainingRefused, GateRefused,
-│                    PromptTooLong
+│                    CompositionRefused, RetrievalRefused, AdapterRefused, TrainingRefused,
+│                    GateRefused, PromptTooLong
 ├── RequestRefused ── MethodRefused, TooLarge, UnsupportedMedia
 ├── Unauthenticated, Forbidden, NotFound, LimitReached, Overloaded, TimedOut, NotBuilt
 ├── Conflict ── VersionConflict ── PreconditionFailed
@@ -88,6 +88,12 @@ class CompositionRefused(InvalidInput):
     """Caches that cannot stand in one prompt, or a mode or ratio of composing them that there is not."""
 
     code = "composition-refused"
+
+
+class RetrievalRefused(InvalidInput):
+    """A way to choose what of a context is attended, or a share of it, that there is not."""
+
+    code = "retrieval-refused"
 
 
 class AdapterRefused(InvalidInput):

@@ -448,7 +448,8 @@ class Usage(Model):
     Every token of the prompt was reused from a KV file, shared with an earlier prompt that began alike, or recomputed;
     ``tokens_missed`` are those of the last kind that a KV file should have brought. ``mode`` says how KV files began
     the prompt (None if none did), ``ratio`` what share of their tokens was to be computed anew, ``bundles`` what became
-    of each. ``milliseconds``: ``recall``, ``lookup``, ``read``, ``decode``, ``compose``, ``prefill``, ``first_token``,
+    of each; ``retrieval`` how tokens chose what they attended of KV files (None: all), ``attended`` what share it was.
+    ``milliseconds``: ``recall``, ``lookup``, ``read``, ``decode``, ``compose``, ``prefill``, ``first_token``,
     ``total``.
     """
 
@@ -461,6 +462,8 @@ class Usage(Model):
     tokens_missed: int = 0
     mode: str | None = None
     ratio: float = 0.0
+    retrieval: str | None = None
+    attended: float = 1.0
     bundles: tuple[BundleUse, ...] = ()
     milliseconds: dict[str, float] = {}
 

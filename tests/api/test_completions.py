@@ -20,6 +20,7 @@ from memos.embedding.base import Embedder
 from memos.engine import MemoryOS
 from memos.runtime.host import ModelHost
 from memos_sdk import AsyncMemory, Memory
+from memos_sdk.errors import RetrievalRefused
 
 pytestmark = pytest.mark.timeout(300)  # loads the bundled model
 QUESTION = [{"role": "user", "content": "Where does Ann live?"}]
@@ -85,6 +86,18 @@ def test_users_are_apart(client: openai.OpenAI, memory: Memory) -> None:
     for named in ({"user": "bo"}, {"extra_body": {"memos": {"user_id": "bo"}}}):
         told = create(client, model="memos", messages=QUESTION, max_tokens=2, store=False, **named)
         assert told.model_extra["memos"]["tiers"] == {"plaintext": []}
+
+
+def test_retrieval_is_taken_and_told(client: openai.OpenAI, memory: Memory) -> None:
+    """What is not there, no file attends; what does not exist is refused over every way in, in one class."""
+    extra = {"extra_body": {"memos": {"retrieval": "quest:0.25"}}}
+    usage = create(client, model="memos", messages=QUESTION, max_tokens=2, store=False, **extra).usage
+    assert (usage.retrieval, usage.attended) == (None, 1.0)
+    assert memory.chat(QUESTION, max_tokens=2, retrieval="vq:0.5").usage.attended == 1.0
+    with pytest.raises(openai.UnprocessableEntityError):
+        create(client, model="memos", messages=QUESTION, extra_body={"memos": {"retrieval": "nearest:0.5"}})
+    with pytest.raises(RetrievalRefused, match="nearest"):
+        memory.chat(QUESTION, retrieval="nearest:0.5")
 
 
 def test_stream_is_the_same_text(client: openai.OpenAI, memory: Memory) -> None:

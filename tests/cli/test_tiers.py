@@ -73,6 +73,18 @@ def test_mode_of_composition_is_checked_before_anything(memos_with_model: Memos,
         assert option[1] in refused.err
 
 
+def test_chat_attends_the_share_that_is_asked(memos_with_model: Memos, ids: list[str]) -> None:
+    assert memos_with_model("promote", *ids).code == 0
+    asked = ("chat", "Where did the cat sleep?", "--max-tokens", "4", "--retrieval")
+    usage = memos_with_model(*asked, "quest:0.5", "--json").data["usage"]
+    assert usage["retrieval"] == "quest:0.5"
+    assert 0 < usage["attended"] <= 1
+    assert "attended by vq:0.5" in memos_with_model(*asked, "vq:0.5").out
+    refused = memos_with_model(*asked, "nearest:0.5")
+    assert refused.code == 2, refused.err
+    assert "nearest" in refused.err
+
+
 def test_verify_finds_a_damaged_file_and_rebuild_removes_it(
     memos_with_model: Memos, ids: list[str], data_folder: Path
 ) -> None:

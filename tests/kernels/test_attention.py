@@ -169,6 +169,22 @@ def test_pages_of_any_size_agree(form: Any, dtype: torch.dtype, close: Check) ->
         close(one, other)
 
 
+def test_neighbouring_pages_of_one_head_are_read_as_one(form: Any, dtype: torch.dtype, close: Check) -> None:
+    """Runs of every length, repeated pages, runs that go on over a block: as the reference sees them."""
+    random = torch.Generator().manual_seed(3)
+    pool = torch.randn(400, 1, 1, 64, generator=random).to(dtype)
+    places = [*range(30, 37), 5, 5, 6, *range(100, 260), *range(399, 380, -1), 398, 399, 0, 1, 2]
+    table = torch.tensor([places, places[::-1]], dtype=torch.int32).expand(2, 2, -1).transpose(0, 1).contiguous()
+    lengths = torch.tensor([len(places), len(places) - 3], dtype=torch.int32)
+    query = torch.randn(2, 3, 64, generator=random).to(dtype)
+    starts = torch.arange(3, dtype=torch.int32)
+    given = (query, starts, pool, pool.flip(0).contiguous(), table, lengths, 0.125, None, False)
+    for one, other in zip(
+        form("attention", "paged_attention_decode", *given), reference.paged_attention_decode(*given), strict=True
+    ):
+        close(one, other)
+
+
 @pytest.mark.parametrize("cuts", [(16,), (0, 16), (16, 32, 37)], ids=str)
 def test_parts_joined_are_the_whole(form: Any, close: Check, cuts: tuple[int, ...]) -> None:
     shape = Shape(Heads(4, 4, 48, 16), (37,), (3,), causal=False, weighted=True)

@@ -107,6 +107,7 @@ def _options(body: ChatBody) -> dict[str, object]:
         "stop": body.stop,
         "adapters": body.memos.adapters,
         "compose": body.memos.compose,
+        "retrieval": body.memos.retrieval,
         "ratio": body.memos.ratio,
     }
     known = {name: value for name, value in given.items() if value is not None}

@@ -24,6 +24,7 @@ class Extension(Body):
     text: Flag = True
     compose: Name = None
     ratio: Annotated[float | None, SHOWN] = None
+    retrieval: Name = None
 
 
 class TextPart(BaseModel):

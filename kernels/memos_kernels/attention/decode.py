@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from memos_kernels.attention.items import BLOCK, NOTHING, SPAN, segment
+from memos_kernels.attention.items import BLOCK, NOTHING, SPAN, run_from, segment
 from memos_kernels.rows import axpys_1, axpys_4, convert_row, dots_1, dots_4, floats, scale_row, soften_row
 from memos_kernels.simd import prefetch
 from memos_kernels.threads import Work, finish, take
@@ -59,7 +59,7 @@ def decode(
             scores[:] = _ZERO
             t = 0
             while t < tokens:
-                run = min(tokens - t, size - (block + t) % size)
+                run = run_from(table[b, 0], block + t, tokens - t, kv_heads, size)
                 place = segment(table[b, 0], block + t, head, kv_heads, size)
                 soon = segment(table[b, 1], block + t, head, kv_heads, size) * head_dim
                 rows, first = floats(keys, place * head_dim, run * head_dim, room)
@@ -75,7 +75,7 @@ def decode(
             coming = block + BLOCK if block + 2 * BLOCK <= stop else block
             t = 0
             while t < tokens:
-                run = min(tokens - t, size - (block + t) % size)
+                run = run_from(table[b, 1], block + t, tokens - t, kv_heads, size)
                 place = segment(table[b, 1], block + t, head, kv_heads, size)
                 soon = segment(table[b, 0], coming + t, head, kv_heads, size) * head_dim
                 rows, first = floats(values, place * head_dim, run * head_dim, room)

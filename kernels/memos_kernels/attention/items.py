@@ -71,3 +71,13 @@ def plan(
 def segment(pages: NDArray[np.int32], token: int, head: int, kv_heads: int, size: int) -> Any:
     """Return the place of a token of one head, in tokens from the beginning of the pool."""
     return (np.int64(pages[token // size]) * kv_heads + head) * size + token % size
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def run_from(pages: NDArray[np.int32], token: int, most: int, kv_heads: int, size: int) -> int:
+    """Return how many of ``most`` tokens lie one behind the other: of a page, and of pages of one head that do so."""
+    run = min(most, size - token % size)
+    if kv_heads == 1:
+        while run < most and pages[(token + run) // size] == pages[(token + run - 1) // size] + 1:
+            run = min(run + size, most)
+    return run

@@ -211,12 +211,12 @@ def _answered(reply: ChatReply, *, shown: bool) -> RenderableType:
 
 
 def _files(files: Sequence[KVFile]) -> RenderableType:
-    columns = ("cube", "tokens", "size", "raw", "loss", "codec", "memories", "hits", "")
-    made = output.table(*columns, narrow=("cube", "size", "raw", "loss"))
+    columns = ("cube, codec", "tokens", "MB", "loss", "notes", "hits")  # a codec's name may be as long as an id
+    made = output.table(*columns, narrow=columns[1:])
     for file in files:
-        sizes = (output.megabytes(file.bytes), output.megabytes(file.raw_bytes), _loss(file.loss))
-        row = (file.cube_id, str(file.tokens), *sizes, file.codec, str(file.memories), str(file.hits))
-        made.add_row(*row, output.plain(file.problem or ""))
+        what = output.plain("\n".join([file.cube_id, file.codec, *([file.problem] if file.problem else [])]))
+        size = f"{file.bytes / 1e6:,.1f} of {file.raw_bytes / 1e6:,.1f}"
+        made.add_row(what, str(file.tokens), size, _loss(file.loss), str(file.memories), str(file.hits))
     total = output.megabytes(sum(file.bytes for file in files))
     raw = output.megabytes(sum(file.raw_bytes for file in files))
     return Group(made, Text(f"{len(files)} files, {total} of {raw}; loss in nats per token", style="dim"))

@@ -403,7 +403,7 @@ class Memory:
         a KV file could bring. ``adapters`` names what the model runs with (``()``: nothing); left open, it is what
         holds the recalled memories and passed its gate. ``text=False`` keeps the text of those out of the prompt.
         ``compose`` says how several KV files begin the prompt (``prefix``: never more than one; ``concat``, ``blend``,
-        ``ape``) and ``ratio`` what share of their tokens is computed anew; left open, it is what costs least.
+        ``ape``, ``craft``) and ``ratio`` what share of their tokens is computed anew; open, it is what costs least.
         ``reply.usage`` counts tokens and milliseconds, ``reply.tiers`` names the cubes that the answer was made with.
         """
         options: ChatOptions = {
@@ -857,7 +857,7 @@ class AsyncMemory:
         a KV file could bring. ``adapters`` names what the model runs with (``()``: nothing); left open, it is what
         holds the recalled memories and passed its gate. ``text=False`` keeps the text of those out of the prompt.
         ``compose`` says how several KV files begin the prompt (``prefix``: never more than one; ``concat``, ``blend``,
-        ``ape``) and ``ratio`` what share of their tokens is computed anew; left open, it is what costs least.
+        ``ape``, ``craft``) and ``ratio`` what share of their tokens is computed anew; open, it is what costs least.
         ``reply.usage`` counts tokens and milliseconds, ``reply.tiers`` names the cubes that the answer was made with.
         """
         options: ChatOptions = {

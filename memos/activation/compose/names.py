@@ -6,8 +6,8 @@ from memos.errors import CompositionRefused
 
 #: One cache, exact, and everything behind it computed.
 PREFIX = "prefix"
-CONCAT, BLEND, APE = "concat", "blend", "ape"
-MODE_NAMES = (PREFIX, CONCAT, BLEND, APE)
+CONCAT, BLEND, APE, CRAFT = "concat", "blend", "ape", "craft"
+MODE_NAMES = (PREFIX, CONCAT, BLEND, APE, CRAFT)
 
 
 def check_mode(name: str) -> str:

@@ -32,16 +32,13 @@ def slow_attention(query: torch.Tensor, keys: torch.Tensor, rows: torch.Tensor) 
 def test_weighed_rows_find_what_others_do_and_tell_what_they_pay() -> None:
     rows = torch.cat([torch.arange(40, 150, 3), torch.arange(100, 140)]).unique()  # more than attend together
     cache = random(2, 2, KV_HEADS, TOKENS, DIM)
-    weighed, plain = (
-        Weighed(cache.clone(), rows, torch.tensor(EDGES)),
-        Scattered(cache.clone(), rows),
-    )
+    weighed, plain = Weighed(cache.clone(), rows, torch.tensor(EDGES)), Scattered(cache.clone(), rows)
     expected = torch.zeros(len(rows), len(EDGES) - 1)
     for layer in range(2):
         query = random(HEADS, len(rows), DIM) + layer
         key, value = random(KV_HEADS, len(rows), DIM) * layer, random(KV_HEADS, len(rows), DIM) - layer
-        found = [packed.attend(layer, query, key, value, SCALING) for packed in (weighed, plain)]
-        assert torch.allclose(*found, atol=1e-5)
+        found = weighed.attend(layer, query, key, value, SCALING)
+        assert torch.allclose(found, plain.attend(layer, query, key, value, SCALING), atol=1e-5)
         keys = cache[layer, 0].clone()
         keys[:, rows] = key
         weights = slow_attention(query, keys, rows)

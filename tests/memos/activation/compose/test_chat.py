@@ -237,6 +237,24 @@ def test_variant_behind_an_expired_memory_is_not_served(opened: Open) -> None:
     assert engine.activation.usage()[1] >= held
 
 
+@pytest.mark.parametrize("apart", range(3))
+def test_variant_behind_memories_of_another_agent_is_not_served(opened: Open, apart: int) -> None:
+    engine, mine = opened(), Scope(user_id="ann", agent_id="mine")
+    cubes = []
+    for pair in range(3):
+        scope = Scope(user_id="ann", agent_id="other") if pair == apart else mine
+        facts = FACTS[2 * pair : 2 * pair + 2]
+        notes = engine.store_many(scope, [{"text": fact, "event_time": "2025-05-01"} for fact in facts])
+        cubes.append(promoted(engine, notes))
+    together = ask(engine, compose="craft", ratio=0.4)
+    crafted, blended = (ask(engine, mine, compose=mode, ratio=0.4) for mode in ("craft", "blend"))
+    assert cubes[apart] not in crafted.tiers["activation"]
+    if together.tiers["activation"].index(cubes[apart]) < 2:
+        assert crafted.usage.bundles == blended.usage.bundles
+    else:  # what stood before it serves on
+        assert recomputed(crafted) < recomputed(blended)
+
+
 def test_variants_are_of_one_user(opened: Open) -> None:
     engine = opened()
     for scope in (ANN, BOB):

@@ -3,6 +3,8 @@
 kl    six bundles of 200 tokens of essays, one after the other, and the 48 tokens that follow: KL(full ‖ composed) per
       token in nats and how often the likeliest token stays. The model's drift is measured on the texts of its check
       (Alice), never on these. `alone` are bundles computed without the prompt's head, as elsewhere; others behind it
+craft the same six bundles and a question, the first 16 of the tokens that follow: KL over the others. Before, they were
+      in one other prompt, in some order and with another question, or in none (cold). `blend` computes as many tokens
 ttft  ten bundles of 200 tokens, read from their files (warm), and a question: time to the first token, arms in turn
 qa    MuSiQue questions with ten passages each: mean log probability of the gold answer's tokens in nats, and F1 of the
       greedy answer. qa_gap_closed is the share of the way from `concat` to `full` that blending goes on average,
@@ -23,6 +25,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,8 @@ from memos.activation.compose.check import check_model
 from memos.activation.compose.drift import Drift
 from memos.activation.compose.modes import compose, make_mode
 from memos.activation.compose.parts import Part, Parts
+from memos.activation.compose.variants import OwnVariants, Variants
+from memos.activation.hot import HotFiles
 from memos.activation.kv import KVBlock, KVSource
 from memos.runtime.chat import ChatFormat
 from memos.runtime.host import Serving
@@ -45,7 +50,16 @@ BUNDLES, TOKENS, CONTINUATION = 6, 200, 48
 MANY = 10
 RATIO = 0.15
 QUESTION = "\nWhat of all this would be of most use to somebody who begins today, and why is that so?"
-KEYS = ("kl_concat", "kl_zero_recompute", "kl_blend_15", "blend_ttft_vs_prefill", "qa_gap_closed")
+PARTS = ("kl", "craft", "ttft", "qa")
+#: Tokens of the continuation that ask, where something has to; orders in which bundles stood in the prompt before.
+ASKING = 16
+SEEN = {
+    "cold": (),
+    "same": (0, 1, 2, 3, 4, 5),
+    "swapped": (0, 2, 1, 4, 3, 5),
+    "rotated": (2, 3, 4, 5, 0, 1),
+}
+KEYS = ("kl_concat", "kl_zero_recompute", "kl_blend_15", "blend_ttft_vs_prefill", "qa_gap_closed", "kl_craft_swapped")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,23 +108,33 @@ class Bench:
             ),
         )
 
-    def compose(self, arm: Arm, parts: Parts, question: Sequence[int] = ()) -> Composed:
+    def compose(
+        self, arm: Arm, parts: Parts, question: Sequence[int] = (), variants: OwnVariants | None = None
+    ) -> Composed:
         """Compose."""
-        stage = Stage(self.serving.loaded, self.runtime, self.drift if arm.drift else None)
+        stage = Stage(self.serving.loaded, self.runtime, self.drift if arm.drift else None, variants)
         return compose(stage, make_mode(arm.mode, arm.ratio), parts, question)
 
 
 def main() -> int:
     """Run every part."""
-    options = parser(__doc__ or "", data=True).parse_args()
+    arguments = parser(__doc__ or "", data=True)
+    arguments.add_argument("--parts", default=",".join(PARTS), help="measure these alone")
+    options = arguments.parse_args()
     torch.set_num_threads(2)
     report = Report("kv_compose", options)
     if not options.data:
         return report.without_data(*KEYS)
     bench = Bench(report)
-    _quality(bench, Path(options.data), windows=3 if options.quick else 12)
-    _time(bench, Path(options.data), rounds=3 if options.quick else 9)
-    _answers(bench, Path(options.data), limit=3 if options.quick else None)
+    data, quick, parts = Path(options.data), options.quick, options.parts.split(",")
+    if "kl" in parts:
+        _quality(bench, data, windows=3 if quick else 12)
+    if "craft" in parts:
+        _crafted(bench, data, windows=2 if quick else 12)
+    if "ttft" in parts:
+        _time(bench, data, rounds=3 if quick else 9)
+    if "qa" in parts:
+        _answers(bench, data, limit=3 if quick else None)
     report.finish()
     return 0
 
@@ -165,10 +189,44 @@ def _baselines(bench: Bench, text: Sequence[int], parts: Parts) -> Iterator[tupl
     yield "alone", bench.compose(Arm("alone", "concat", drift=False), alone).kv
 
 
-def _compared(bench: Bench, tokens: Sequence[int], exact: torch.Tensor, kv: KVSource) -> tuple[float, float]:
-    other = bench.runtime.logits(tokens, kv).log_softmax(-1)
+def _compared(
+    bench: Bench, tokens: Sequence[int], exact: torch.Tensor, kv: KVSource, skip: int = 0
+) -> tuple[float, float]:
+    other = bench.runtime.logits(tokens, kv)[skip:].log_softmax(-1)
     divergence = (exact.exp() * (exact - other)).sum(-1).mean()
     return float(divergence), float((exact.argmax(-1) == other.argmax(-1)).float().mean())
+
+
+# ------------------------------------------------------------ variants
+
+
+def _crafted(bench: Bench, data: Path, *, windows: int) -> None:
+    found: defaultdict[tuple[str, str], list[tuple[float, ...]]] = defaultdict(list)
+    stretches = list(_windows(bench, data, windows + 1, BUNDLES * TOKENS + CONTINUATION))
+    for tokens, elsewhere in pairwise(stretches):
+        text, then = tokens[:-CONTINUATION], tokens[-CONTINUATION:]
+        parts = bench.parts([text[first : first + TOKENS] for first in range(0, len(text), TOKENS)])
+        whole, asked = (*parts.tokens, *then), then[:ASKING]
+        exact = bench.runtime.logits(whole, bench.runtime.prefill(parts.tokens)).log_softmax(-1)[ASKING:]
+        for seen, order in SEEN.items():
+            variants = OwnVariants(Variants(HotFiles(1 << 30)), "", set)
+            craft = Arm("craft", "craft", RATIO, drift=False)
+            if order:
+                before = Parts(parts.head, tuple(parts.parts[number] for number in order))
+                bench.compose(craft, before, elsewhere[:ASKING], variants)
+            made = bench.compose(craft, parts, asked, variants)
+            share = sum(made.recomputed) / parts.memory_tokens
+            beside = bench.compose(Arm("blend", "blend", share, drift=False), parts, asked)
+            for arm, one in (("craft", made), ("blend", beside)):
+                values = _compared(bench, whole, exact, one.kv, ASKING)
+                found[arm, seen].append((*values, sum(one.recomputed) / parts.memory_tokens, one.work))
+    for (name, seen), measured in found.items():
+        kl, top1, share, work = (statistics.fmean(column) for column in zip(*measured, strict=True))
+        bench.report.rows.append({"arm": name, "seen": seen, "kl": kl, "top1": top1, "computed": share, "work": work})
+        if name == "craft":
+            bench.report.figures |= {f"kl_craft_{seen}": kl, f"computed_craft_{seen}": share}
+    bench.report.notes.append(f"craft: {windows} windows of the essays, ratio {RATIO}; blend as many tokens as craft")
+    _show(bench.report)
 
 
 # ------------------------------------------------------------ time

@@ -25,7 +25,7 @@ class HotStats:
 
 
 class HotFiles:
-    """Caches by storage key, at most ``limit_bytes`` of them; one larger than that is loaded but not kept.
+    """Caches by storage key, at most ``limit_bytes`` with what is lent; one larger than that is loaded but not kept.
 
     A cache is immutable, and lives as long as a request holds it, whatever is dropped here.
     """
@@ -34,7 +34,7 @@ class HotFiles:
         self._limit = limit_bytes
         self._kept: OrderedDict[str, LayeredKV] = OrderedDict()
         self._loading: dict[str, Future[LayeredKV]] = {}
-        self._hits = self._misses = self._bytes = 0
+        self._hits = self._misses = self._bytes = self._lent = 0
         self._lock = threading.Lock()
         self._background = ThreadPoolExecutor(1, "memos-kv-prefetch")
 
@@ -84,15 +84,26 @@ class HotFiles:
             for key in list(self._kept):
                 self._drop(key)
 
+    def lend(self, count: int) -> None:
+        """Leave so many bytes of the limit to what is kept elsewhere, in place of what was left before."""
+        with self._lock:
+            self._lent = count
+            self._trim()
+
+    @property
+    def limit(self) -> int:
+        """The most memory that caches here and what is lent may take."""
+        return self._limit
+
     @property
     def bytes(self) -> int:
-        """The memory held."""
-        return self._bytes
+        """The memory held, and what is lent."""
+        return self._bytes + self._lent
 
     def stats(self) -> HotStats:
         """Return the counters."""
         with self._lock:
-            return HotStats(self._hits, self._misses, self._bytes, len(self._kept))
+            return HotStats(self._hits, self._misses, self.bytes, len(self._kept))
 
     # ------------------------------------------------------------ inside
 
@@ -137,7 +148,10 @@ class HotFiles:
             return
         self._kept[key] = kv
         self._bytes += kv.bytes
-        while self._bytes > self._limit:
+        self._trim()
+
+    def _trim(self) -> None:
+        while self._kept and self.bytes > self._limit:
             self._drop(next(iter(self._kept)))
 
     def _drop(self, key: str) -> None:

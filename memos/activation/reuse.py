@@ -6,7 +6,7 @@ covers: which live cubes were made from most of the memories -> load: from host 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from memos.activation.bundle import ROOM, Bundle, bundle_of, note_of
@@ -25,6 +25,7 @@ from memos.store import namespaces
 from memos.store.activations import Activation, ActivationRepository
 from memos.store.cubes import CubeRepository
 from memos.store.database import Database
+from memos.store.lineage import Source
 
 #: Prompts whose tokens are remembered, so that a question about the same memories need not tokenise them again.
 REMEMBERED = 64
@@ -93,6 +94,14 @@ class Reuse:
             ids = [note for one, cover in zip(taken, known, strict=True) if cover is None for note, _ in one.sources]
             notes = CubeRepository(connection, namespace.id).get(ids, scope) if ids else {}
         return [cover or self._made(one, _of(one, notes), serving) for one, cover in zip(taken, known, strict=True)]
+
+    def live(self, scope: Scope, sources: Collection[Source]) -> set[Source]:
+        """Return which note versions still stand, unchanged, within a scope."""
+        with self._database.read() as connection:
+            namespace = namespaces.find(connection, scope)
+            if namespace is None:
+                return set()
+            return ActivationRepository(connection, namespace.id).live(sources, scope, now_us())
 
     def fetch(self, scope: Scope, cube_id: str, serving: Serving) -> LayeredKV | None:
         """Begin to load the cache of a cube ahead of its use; ``None`` if it is not live. Raises ``KVMiss``."""

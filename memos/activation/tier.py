@@ -33,6 +33,7 @@ from memos.store.scoped import activation_keys
 if TYPE_CHECKING:
     from memos.activation.care import Care
     from memos.activation.compose.composer import Composer
+    from memos.activation.compose.variants import Variants
     from memos.activation.files import KVFiles
     from memos.activation.hot import HotFiles
     from memos.activation.layered import LayeredKV
@@ -94,7 +95,7 @@ class ActivationTier:
         """Serving one prompt from several files."""
         from memos.activation.compose.composer import Composer
 
-        return Composer(self._database, self._reuse, enabled=self._settings.compose != OFF)
+        return Composer(self._database, self._reuse, self._variants, enabled=self._settings.compose != OFF)
 
     def holds(self, candidate: Candidate, serving: Serving) -> bool:
         """Return whether the cache of a file is in host memory because it was used."""
@@ -144,6 +145,8 @@ class ActivationTier:
                 gone = set(keys) - activation_keys(connection)  # made again meanwhile: equal bytes, and needed
             if "_reuse" in self.__dict__:
                 self._reuse.forget(gone)
+            if "_variants" in self.__dict__:
+                self._variants.forget(gone)
             removed = [self._room.remove(key) for key in gone]  # all are tried
         return all(removed)
 
@@ -181,7 +184,7 @@ class ActivationTier:
         return self._care.rebuild(progress)
 
     def usage(self) -> tuple[int, int]:
-        """Return the bytes of all KV files on disk and in host memory."""
+        """Return the bytes of all KV files on disk, and of their caches and variants in host memory."""
         if not self._folder.is_dir():
             return 0, 0
         return self._room.used(), self._hot.bytes if "_hot" in self.__dict__ else 0
@@ -189,6 +192,8 @@ class ActivationTier:
     def close(self) -> None:
         """Let go of the caches in memory."""
         self._prefetching.shutdown(cancel_futures=True)
+        if "_variants" in self.__dict__:
+            self._variants.drop_all()
         if "_hot" in self.__dict__:
             self._hot.drop_all()
 
@@ -210,6 +215,12 @@ class ActivationTier:
         from memos.activation.hot import HotFiles
 
         return HotFiles(self._settings.kv_host_bytes)
+
+    @cached_property
+    def _variants(self) -> Variants:
+        from memos.activation.compose.variants import Variants
+
+        return Variants(self._hot)
 
     @cached_property
     def _promotion(self) -> Promotion:

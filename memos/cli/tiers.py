@@ -75,7 +75,7 @@ def chat(
     reuse: Annotated[bool, typer.Option(help="Take KV files instead of computing.")] = True,
     compose: Annotated[
         str | None,
-        typer.Option(metavar="MODE", help="How KV files begin a prompt: prefix, concat, blend, ape."),
+        typer.Option(metavar="MODE", help="How KV files begin a prompt: prefix, concat, blend, ape, craft."),
     ] = None,
     ratio: Annotated[
         float | None, typer.Option(metavar="SHARE", help="Share of their tokens to compute anew, from 0 to 1.")
@@ -124,7 +124,8 @@ def kv_settings(
         str | None, typer.Option(metavar="NAME", help="How new files are compressed, such as `snapkv:0.5+zipcache`.")
     ] = None,
     compose: Annotated[
-        str | None, typer.Option(metavar="MODE", help="How files begin a prompt: auto, prefix, concat, blend, ape.")
+        str | None,
+        typer.Option(metavar="MODE", help="How files begin a prompt: auto, prefix, concat, blend, ape, craft."),
     ] = None,
     ratio: Annotated[
         float | None, typer.Option(metavar="SHARE", help="Share of their tokens to compute anew, from 0 to 1.")

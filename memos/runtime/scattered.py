@@ -36,24 +36,52 @@ class Scattered:
 
         Exact: a softmax over all tokens at or before each row.
         """
-        keys, values = self._cache[layer]
-        keys[:, self.rows], values[:, self.rows] = key, value
-        parts = [
-            _masked(query[:, first:last], keys, values, self.rows[first:last], scaling)
-            for first, last in pairwise([*range(0, len(self.rows), TOGETHER), len(self.rows)])
-        ]
+        cache = self._cache[layer]
+        cache[0][:, self.rows], cache[1][:, self.rows] = key, value
+        parts = []
+        for first, last in pairwise([*range(0, len(self.rows), TOGETHER), len(self.rows)]):
+            length = int(self.rows[last - 1]) + 1
+            seen = torch.arange(length, device=self.rows.device) <= self.rows[first:last, None]
+            parts.append(self._find(first, query[:, first:last], cache[:, :, :length], seen, scaling))
         return torch.cat(parts, 1).transpose(0, 1)
 
+    def _find(
+        self, first: int, query: torch.Tensor, cache: torch.Tensor, seen: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        """Return what ``query`` ``[heads, n, D]``, of the rows from number ``first`` on, finds in a layer.
 
-def _masked(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: torch.Tensor, scaling: float
-) -> torch.Tensor:
-    """Attend from ``query`` ``[heads, n, D]`` at ``rows`` to the keys up to the last of them."""
-    length = int(rows[-1]) + 1
-    seen = torch.arange(length, device=rows.device) <= rows[:, None]
-    return scaled_dot_product_attention(
-        query[None], keys[None, :, :length], values[None, :, :length], seen[None, None], scale=scaling, enable_gqa=True
-    )[0]
+        Its ``cache`` is ``[2, kv_heads, T, D]``; each row looks where ``seen`` ``[n, T]``.
+        """
+        return scaled_dot_product_attention(
+            query[None], cache[0][None], cache[1][None], seen[None, None], scale=scaling, enable_gqa=True
+        )[0]
+
+
+class Weighed(Scattered):
+    """The same, adding up how much attention each row pays to stretches of the cache.
+
+    ``edges`` is int64 ``[s + 1]``: tokens ``edges[k] .. edges[k + 1] - 1`` are stretch ``k``. ``paid`` is float32
+    ``[n, s]``: attention weights averaged over heads, summed over the stretch and over layers.
+    """
+
+    def __init__(self, cache: torch.Tensor, rows: torch.Tensor, edges: torch.Tensor) -> None:
+        super().__init__(cache, rows)
+        places = torch.arange(cache.shape[3])[:, None]
+        within = (places >= edges[:-1]) & (places < edges[1:])
+        self._within = within.float().to(cache.device)  # [T, s]
+        self.paid = torch.zeros(len(rows), len(edges) - 1, device=cache.device)
+
+    def _find(
+        self, first: int, query: torch.Tensor, cache: torch.Tensor, seen: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        keys, values = cache[:, :, None]
+        grouped = query.unflatten(0, (len(keys), -1))  # [kv_heads, group, n, D]
+        scores = (grouped @ keys.transpose(2, 3) * scaling).float()
+        weights = scores.masked_fill_(~seen, -torch.inf).softmax(-1)
+        mean = weights.mean((0, 1))
+        self.paid[first : first + len(mean)] += mean @ self._within[: len(seen[0])]
+        found: torch.Tensor = weights.to(values.dtype) @ values
+        return found.flatten(0, 1)
 
 
 class RowPass:

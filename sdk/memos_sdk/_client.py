@@ -429,8 +429,8 @@ class Memory:
         a KV file could bring. ``adapters`` names what the model runs with (``()``: nothing); left open, it is what
         holds the recalled memories and passed its gate. ``text=False`` keeps the text of those out of the prompt.
         ``compose`` says how several KV files begin the prompt (``prefix``: never more than one; ``concat``, ``blend``,
-        ``ape``; ``auto``: what costs least) and ``ratio`` what share of their tokens is computed anew; left open, it is
-        what :meth:`kv_settings` say, or else what costs least.
+        ``ape``, ``craft``; ``auto``: what costs least) and ``ratio`` what share of their tokens is computed anew; left
+        open, it is what :meth:`kv_settings` say, or else what costs least.
         ``retrieval`` (``quest:0.25``; also ``blockmean``, ``vq``) lets each token attend that share of a KV file alone.
         ``reply.usage`` counts tokens and milliseconds, ``reply.tiers`` names the cubes that the answer was made with.
         """
@@ -910,8 +910,8 @@ class AsyncMemory:
         a KV file could bring. ``adapters`` names what the model runs with (``()``: nothing); left open, it is what
         holds the recalled memories and passed its gate. ``text=False`` keeps the text of those out of the prompt.
         ``compose`` says how several KV files begin the prompt (``prefix``: never more than one; ``concat``, ``blend``,
-        ``ape``; ``auto``: what costs least) and ``ratio`` what share of their tokens is computed anew; left open, it is
-        what :meth:`kv_settings` say, or else what costs least.
+        ``ape``, ``craft``; ``auto``: what costs least) and ``ratio`` what share of their tokens is computed anew; left
+        open, it is what :meth:`kv_settings` say, or else what costs least.
         ``retrieval`` (``quest:0.25``; also ``blockmean``, ``vq``) lets each token attend that share of a KV file alone.
         ``reply.usage`` counts tokens and milliseconds, ``reply.tiers`` names the cubes that the answer was made with.
         """

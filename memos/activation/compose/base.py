@@ -12,6 +12,7 @@ import torch
 from memos.activation.compose.drift import Drift
 from memos.activation.compose.names import check_ratio
 from memos.activation.compose.parts import Parts
+from memos.activation.compose.variants import OwnVariants
 from memos.activation.kv import KVSource
 from memos.runtime.loading import LoadedModel
 from memos.runtime.loop import Runtime
@@ -19,11 +20,15 @@ from memos.runtime.loop import Runtime
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What composes: a loaded model, the loop that runs it, and the drift that was measured of it, if it was."""
+    """What composes: a loaded model, the loop that runs it, and the drift that was measured of it, if it was.
+
+    ``variants`` are what earlier prompts of the same user left, for the mode that takes them and leaves its own.
+    """
 
     loaded: LoadedModel
     runtime: Runtime
     drift: Drift | None = None
+    variants: OwnVariants | None = None
 
 
 @dataclass(frozen=True, slots=True)

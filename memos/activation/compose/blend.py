@@ -34,34 +34,37 @@ class Blend(Mode):
         """Compose: move, look and check, choose, compute."""
         cache = assemble(stage.loaded, parts, None)
         recomputation = Recomputation(stage.loaded, parts, cache)
-        blending = _Blending(recomputation, question, math.floor(self.ratio * parts.memory_tokens))
-        stage.runtime.interleave(blending.run())
+        choice = Choice(recomputation, recomputation.moved, math.floor(self.ratio * parts.memory_tokens))
+        stage.runtime.interleave(_blended(recomputation, choice, question))
         full = len(parts.tokens) * recomputation.layers
         kv = KVBlock(parts.shape, recomputation.cache)
-        return Composed(kv, counted(parts, blending.chosen), recomputation.ran / full)
+        return Composed(kv, counted(parts, choice.chosen), recomputation.ran / full)
 
 
-class _Blending:
-    """One composition; ``chosen`` are the rows it recomputes, once they are known."""
+def _blended(recomputation: Recomputation, choice: Choice, question: Sequence[int]) -> Iterator[None]:
+    yield from choice.run(question)
+    yield from recomputation.rows(choice.chosen)
 
-    def __init__(self, recomputation: Recomputation, question: Sequence[int], budget: int) -> None:
+
+class Choice:
+    """Which ``budget`` of some rows (positions, int64 ``[n]``, growing) to compute anew: ``chosen``, once it ran."""
+
+    def __init__(self, recomputation: Recomputation, among: torch.Tensor, budget: int) -> None:
         self._recomputation = recomputation
-        self._question = question
-        self._budget = min(budget, len(recomputation.moved))
+        self._among = among
+        self._budget = min(budget, len(among))
         self._weight = torch.ones(0)
-        self.chosen = recomputation.moved[:0]
+        self.chosen = among[:0]
 
-    def run(self) -> Iterator[None]:
-        """Choose and compute."""
-        recomputation = self._recomputation
-        if self._budget == len(recomputation.moved):
-            self.chosen = recomputation.moved
+    def run(self, question: Sequence[int]) -> Iterator[None]:
+        """Look and check."""
+        if self._budget == len(self._among):
+            self.chosen = self._among
         elif self._budget:
-            yield from recomputation.look(self._question, self._weigh)
-            candidates = most(self._weight, recomputation.moved, CANDIDATES * self._budget)
-            yield from recomputation.check(candidates, self._weigh)
+            yield from self._recomputation.look(question, self._weigh)
+            candidates = most(self._weight, self._among, CANDIDATES * self._budget)
+            yield from self._recomputation.check(candidates, self._weigh)
             self.chosen = most(self._weight, candidates, self._budget)
-        yield from recomputation.rows(self.chosen)
 
     def _weigh(self, by: torch.Tensor) -> None:
         self._weight = by if not len(self._weight) else self._weight * by

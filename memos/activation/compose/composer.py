@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from memos.activation.compose.covering import MOST, covers_enough
@@ -19,13 +20,14 @@ from memos.activation.miss import KVMiss
 from memos.clock import now_us
 from memos.cube import Scope
 from memos.errors import ModelUnsupported, PromptTooLong
-from memos.runtime.host import Serving
+from memos.runtime.host import Serving, owner_of
 from memos.store import compositions
 from memos.store.compositions import Composition
 from memos.store.database import Database
 
 if TYPE_CHECKING:
     from memos.activation.compose.base import Stage
+    from memos.activation.compose.variants import Variants
     from memos.activation.kv import KVSource
     from memos.activation.reuse import Cover, Loaded, Reuse
 
@@ -68,9 +70,10 @@ class CubeMiss(KVMiss):
 class Composer:
     """One for each store."""
 
-    def __init__(self, database: Database, reuse: Reuse, *, enabled: bool) -> None:
+    def __init__(self, database: Database, reuse: Reuse, variants: Variants, *, enabled: bool) -> None:
         self._database = database
         self._reuse = reuse
+        self._variants = variants
         self._enabled = enabled
         self._known: dict[str, Composition] = {}
         self._checking = threading.Lock()
@@ -144,10 +147,17 @@ class Composer:
 
         start = time.perf_counter()
         parts = [
-            Part(cover.activation.cube_id, cover.memory, one.kv, cover.activation.fingerprint, cover.activation.sources)
+            Part(
+                name=cover.activation.cube_id,
+                tokens=cover.memory,
+                kv=one.kv,
+                fingerprint=cover.activation.fingerprint,
+                sources=cover.activation.sources,
+                key=cover.activation.key,
+            )
             for cover, one in zip(plan.covers, loaded, strict=True)
         ]
-        mode, stage = make_mode(plan.mode, plan.ratio), self._stage(serving)
+        mode, stage = make_mode(plan.mode, plan.ratio), self._stage(scope, serving)
         made = compose(stage, mode, Parts(serving.format.head, tuple(parts)), question)
         return Ready(made.kv, tuple(loaded), made.recomputed, (time.perf_counter() - start) * 1e3)
 
@@ -163,14 +173,20 @@ class Composer:
         except KVMiss as miss:
             raise CubeMiss(cover.activation.cube_id, miss) from miss
 
-    def _stage(self, serving: Serving) -> Stage:
+    def _stage(self, scope: Scope, serving: Serving) -> Stage:
         from memos.activation.compose.base import Stage
         from memos.activation.compose.drift import Drift
+        from memos.activation.compose.variants import OwnVariants
 
         record = self.recorded(serving)
         drift = record.drift if record is not None else None
         shape = serving.loaded.shape
-        return Stage(serving.loaded, serving.runtime, None if drift is None else Drift.from_bytes(drift, shape))
+        return Stage(
+            serving.loaded,
+            serving.runtime,
+            None if drift is None else Drift.from_bytes(drift, shape),
+            OwnVariants(self._variants, owner_of(scope), partial(self._reuse.live, scope)),
+        )
 
 
 def _measured(serving: Serving) -> Composition:

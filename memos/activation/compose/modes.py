@@ -8,10 +8,11 @@ from memos.activation.compose.ape import Ape
 from memos.activation.compose.base import Composed, Mode, Stage
 from memos.activation.compose.blend import Blend
 from memos.activation.compose.concat import Concat
+from memos.activation.compose.craft import Craft
 from memos.activation.compose.names import check_mode
 from memos.activation.compose.parts import Parts, check_parts
 
-MODES: dict[str, type[Mode]] = {mode.name: mode for mode in (Ape, Blend, Concat)}
+MODES: dict[str, type[Mode]] = {mode.name: mode for mode in (Ape, Blend, Concat, Craft)}
 
 
 def make_mode(name: str, ratio: float) -> Mode:

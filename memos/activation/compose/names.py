@@ -8,8 +8,8 @@ from memos.errors import CompositionRefused
 PREFIX = "prefix"
 #: Whatever costs least.
 AUTO = "auto"
-CONCAT, BLEND, APE = "concat", "blend", "ape"
-MODE_NAMES = (PREFIX, CONCAT, BLEND, APE)
+CONCAT, BLEND, APE, CRAFT = "concat", "blend", "ape", "craft"
+MODE_NAMES = (PREFIX, CONCAT, BLEND, APE, CRAFT)
 
 
 def check_mode(name: object) -> str:

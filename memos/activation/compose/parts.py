@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -15,7 +17,8 @@ from memos.store.lineage import Source
 class Part:
     """One bundle: ``kv`` is the cache of the head and of ``tokens``, as :mod:`memos.activation.promotion` makes it.
 
-    ``name`` is its cube id, ``sources`` the note versions in it, ``fingerprint`` the model that the cache is of.
+    ``name`` is its cube id, ``sources`` the note versions in it, ``fingerprint`` the model that the cache is of, and
+    ``key`` its file's storage key, if it has a file.
     """
 
     name: str
@@ -23,6 +26,16 @@ class Part:
     kv: KVSource
     fingerprint: str
     sources: tuple[Source, ...] = ()
+    key: str = ""
+
+    @property
+    def identity(self) -> str:
+        """What tells it from any other text, version, model or user's: the storage key, or a digest of what is known.
+
+        A storage key is a keyed digest of user, note versions, tokens, model and codec.
+        """
+        known = json.dumps([self.name, self.fingerprint, self.sources, self.tokens])
+        return self.key or hashlib.sha256(known.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

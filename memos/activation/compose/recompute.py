@@ -12,7 +12,7 @@ import torch
 from memos.activation.compose.parts import Parts
 from memos.activation.compose.planner import LOOK
 from memos.runtime.loading import LoadedModel
-from memos.runtime.scattered import Probe, RowPass, Scattered
+from memos.runtime.scattered import Probe, RowPass, Scattered, Weighed
 
 #: Tokens at the end of the memories that look back where there is no question.
 ENDING = 32
@@ -28,6 +28,7 @@ class Recomputation:
         self._loaded = loaded
         self._cache = cache.to(loaded.device)
         self._tokens = torch.tensor(parts.tokens)
+        self._edges = torch.tensor([parts.spans[0].first, *(span.last for span in parts.spans)])
         self.ran = 0
         #: Rows that do not lie where they were computed, int64 ``[n]``; the others are exact.
         self.moved = torch.arange(parts.spans[0].last, len(self._tokens))
@@ -82,6 +83,17 @@ class Recomputation:
         """Compute the chosen rows (positions, int64 ``[n]``, growing) anew in all layers, in place."""
         if len(chosen):
             yield from self._run(self._pass(chosen), self.layers)
+
+    def weighed(self, chosen: torch.Tensor, tell: Callable[[torch.Tensor], None]) -> Iterator[None]:
+        """Do the same, and tell how much attention each chosen row pays to each part, itself included.
+
+        That is float32 ``[n, parts]``: the mean over layers and heads of attention weights summed over a part's tokens.
+        What is left to 1 goes to the head of the prompt.
+        """
+        if len(chosen):
+            packed = Weighed(self._cache, chosen.to(self._cache.device), self._edges)
+            yield from self._run(RowPass(self._loaded, self._tokens[chosen], chosen, packed), self.layers)
+            tell(packed.paid.cpu() / self.layers)
 
     def _pass(self, rows: torch.Tensor) -> RowPass:
         packed = Scattered(self._cache, rows.to(self._cache.device))

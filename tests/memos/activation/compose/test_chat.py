@@ -232,6 +232,89 @@ def test_forgotten_memory_takes_its_cube_out(opened: Open) -> None:
     assert gone not in reply.tiers["activation"]
 
 
+# ------------------------------------------------------------ variants
+
+
+def recomputed(reply: ChatReply) -> int:
+    return sum(one.recomputed for one in reply.usage.bundles)
+
+
+def test_same_memories_again_are_served_as_they_stood(opened: Open) -> None:
+    engine = opened()
+    bundles(engine)
+    first, second = (ask(engine, compose="craft", ratio=0.4) for _ in range(2))
+    assert first.usage.mode == second.usage.mode == "craft"
+    assert recomputed(first) == recomputed(ask(engine, compose="blend", ratio=0.4)) > recomputed(second)
+    assert second.usage.tokens_reused > first.usage.tokens_reused
+
+
+@pytest.mark.parametrize("change", ["forget", "update", "demote"])
+def test_change_of_an_earlier_bundle_takes_what_was_computed_behind_it_along(opened: Open, change: str) -> None:
+    engine = opened()
+    notes = engine.store_many(ANN, [{"text": fact, "event_time": "2025-05-01"} for fact in FACTS])
+    cubes = [promoted(engine, notes[first : first + 2]) for first in range(0, len(notes), 2)]
+    plain = ask(engine, compose="concat")
+    files = engine.activation.usage()[1]
+    ask(engine, compose="craft", ratio=0.4)
+    assert engine.activation.usage()[1] > files
+    first = plain.tiers["activation"][0]
+    of_first = notes[2 * cubes.index(first)]
+    if change == "forget":
+        engine.forget("default", of_first.id)
+    elif change == "update":
+        engine.update("default", of_first.id, text="Ann adopted a black cat called Tosca in April")
+    else:
+        engine.demote("default", first)
+    assert engine.activation.usage()[1] < files  # all variants stood behind it, and its own cache is gone too
+    crafted, blended = (ask(engine, compose=mode, ratio=0.4) for mode in ("craft", "blend"))
+    assert first not in crafted.tiers["activation"]
+    assert crafted.usage.bundles == blended.usage.bundles
+    assert crafted.text == blended.text
+
+
+def test_variant_behind_an_expired_memory_is_not_served(opened: Open) -> None:
+    engine = opened()
+    notes = engine.store_many(ANN, [{"text": fact, "event_time": "2025-05-01"} for fact in FACTS])
+    cubes = [promoted(engine, notes[first : first + 2]) for first in range(0, len(notes), 2)]
+    first = ask(engine, compose="craft", ratio=0.4).tiers["activation"][0]
+    held = engine.activation.usage()[1]
+    with engine.database.write() as connection:  # by the clock, or in another process: nobody tells this one
+        of_first = notes[2 * cubes.index(first)].id
+        connection.exec_driver_sql("UPDATE cubes SET expires_at = 1 WHERE id = ?", (of_first,))
+    crafted, blended = (ask(engine, compose=mode, ratio=0.4) for mode in ("craft", "blend"))
+    assert first not in crafted.tiers["activation"]
+    assert crafted.usage.bundles == blended.usage.bundles
+    assert engine.activation.usage()[1] >= held
+
+
+@pytest.mark.parametrize("apart", range(3))
+def test_variant_behind_memories_of_another_agent_is_not_served(opened: Open, apart: int) -> None:
+    engine, mine = opened(), Scope(user_id="ann", agent_id="mine")
+    cubes = []
+    for pair in range(3):
+        scope = Scope(user_id="ann", agent_id="other") if pair == apart else mine
+        facts = FACTS[2 * pair : 2 * pair + 2]
+        notes = engine.store_many(scope, [{"text": fact, "event_time": "2025-05-01"} for fact in facts])
+        cubes.append(promoted(engine, notes))
+    together = ask(engine, compose="craft", ratio=0.4)
+    crafted, blended = (ask(engine, mine, compose=mode, ratio=0.4) for mode in ("craft", "blend"))
+    assert cubes[apart] not in crafted.tiers["activation"]
+    if together.tiers["activation"].index(cubes[apart]) < 2:
+        assert crafted.usage.bundles == blended.usage.bundles
+    else:  # what stood before it serves on
+        assert recomputed(crafted) < recomputed(blended)
+
+
+def test_variants_are_of_one_user(opened: Open) -> None:
+    engine = opened()
+    for scope in (ANN, BOB):
+        bundles(engine, scope)
+    of_ann = [recomputed(ask(engine, compose="craft", ratio=0.4)) for _ in range(2)]
+    of_bob = [recomputed(ask(engine, BOB, compose="craft", ratio=0.4)) for _ in range(2)]
+    assert of_ann == of_bob
+    assert of_ann[0] > of_ann[1]
+
+
 @pytest.mark.parametrize("options", [{"compose": "fuse"}, {"ratio": 1.5}, {"ratio": -1}])
 def test_bad_options_are_refused(opened: Open, options: dict[str, Any]) -> None:
     with pytest.raises(CompositionRefused):

@@ -12,6 +12,8 @@ from memos.activation.compose.check import Checked, check_model
 from memos.activation.compose.composer import Composer
 from memos.activation.compose.drift import EDGES, Drift
 from memos.activation.compose.moving import frequencies_of
+from memos.activation.compose.variants import Variants
+from memos.activation.hot import HotFiles
 from memos.config import Settings
 from memos.embedding.base import Embedder
 from memos.engine import MemoryOS
@@ -52,7 +54,7 @@ def test_what_was_measured_is_kept_and_not_measured_again(
     with MemoryOS(Settings(home=data_folder, compose="auto"), embedder, shallow_models) as engine:
         first = engine.activation.composer.check(serving)
         monkeypatch.setattr(check, "check_model", lambda _: pytest.fail("measured again"))
-        again = Composer(engine.database, engine.activation.reuse, enabled=True).check(serving)
+        again = Composer(engine.database, engine.activation.reuse, Variants(HotFiles(0)), enabled=True).check(serving)
     assert again == first
     assert first.drift is not None
 

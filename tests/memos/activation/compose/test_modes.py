@@ -29,14 +29,17 @@ def divergence(exact: torch.Tensor, other: torch.Tensor) -> float:
     return float((exact.exp() * (exact - other)).sum(-1).mean())
 
 
-def test_ratio_one_is_a_full_prefill(stage: Stage, parts: Parts, question: list[int], exact: torch.Tensor) -> None:
-    made = compose(stage, make_mode("blend", 1.0), parts, question)
+@pytest.mark.parametrize("mode", ["blend", "craft"])
+def test_ratio_one_is_a_full_prefill(
+    stage: Stage, parts: Parts, question: list[int], exact: torch.Tensor, mode: str
+) -> None:
+    made = compose(stage, make_mode(mode, 1.0), parts, question)
     logits = stage.runtime.logits((*parts.tokens, *question), made.kv)
     assert (logits - exact).abs().max() < 1e-4
     assert made.recomputed == (0, *(len(part.tokens) for part in parts.parts[1:]))
 
 
-@pytest.mark.parametrize("mode", ["concat", "blend"])
+@pytest.mark.parametrize("mode", ["concat", "blend", "craft"])
 def test_first_bundle_is_exact_at_any_ratio(
     stage: Stage, parts: Parts, question: list[int], whole: KVBlock, mode: str
 ) -> None:
@@ -71,9 +74,10 @@ def test_keys_of_the_first_layer_are_those_of_their_new_positions(stage: Stage, 
     assert (made[0] - whole.data[0]).abs().max() < 1e-4
 
 
-def test_one_bundle_is_its_own_cache(stage: Stage, parts: Parts) -> None:
+@pytest.mark.parametrize("mode", ["blend", "craft"])
+def test_one_bundle_is_its_own_cache(stage: Stage, parts: Parts, mode: str) -> None:
     alone = Parts(parts.head, parts.parts[:1])
-    made = compose(stage, make_mode("blend", 0.5), alone)
+    made = compose(stage, make_mode(mode, 0.5), alone)
     assert made.recomputed == (0,)
     assert torch.equal(data_of(made)[5], torch.stack(parts.parts[0].kv.layer(5)))
 

@@ -161,10 +161,11 @@ def _add(report: Report, row: dict[str, Any]) -> None:
 def _figures(report: Report) -> None:
     """Figures and their notes from all rows, those of earlier runs too."""
     report.figures.clear()
-    report.notes = [note for note in report.notes if note.startswith("parts of it")]
+    report.notes = [note for note in report.notes if note.startswith(("parts of it", "kvpress was not"))]
     _continuation_figures(report)
     _finding_figures(report)
     _chain_figures(report)
+    _peer_figures(report)
 
 
 # ------------------------------------------------------------ continuation
@@ -290,6 +291,29 @@ def _chain_figures(report: Report) -> None:
         else:
             report.figures[key] = best["bits"]
             report.notes.append(f"{key} is {best['chain']}'s")
+
+
+# ------------------------------------------------------------ the peer
+
+
+def _peer_figures(report: Report) -> None:
+    """Of the methods that both have, at each share kept: how many lose no more than kvpress's."""
+    rows = {
+        (row["policy"], row["kept"]): row["kl"] for row in report.rows if row["part"] in ("continuation", "kvpress")
+    }
+    pairs = [
+        (name, press, kept)
+        for name, press in kvpress_policies.SHARED.items()
+        for kept in RATIOS
+        if (press, kept) in rows and (name, kept) in rows
+    ]
+    if not pairs:
+        report.missing("kl_at_or_below_kvpress", "kvpress was not measured")
+        return
+    behind = [f"{name}:{kept}" for name, press, kept in pairs if rows[name, kept] > rows[press, kept]]
+    report.figures |= {"kl_at_or_below_kvpress": len(pairs) - len(behind), "kl_beside_kvpress": len(pairs)}
+    if behind:
+        report.notes.append(f"kl_at_or_below_kvpress: kvpress loses less with {', '.join(behind)}")
 
 
 def _picture(report: Report, path: Path) -> None:

@@ -6,7 +6,8 @@ and starts the other half in an environment of its own::
     python -I kvpress_policies.py REQUEST.json REPLY.json
 
 Bytes are those that what it keeps really takes. Scorers keep equally many entries in every head; budgets by head
-(AdaKV) are masks over the whole cache, so they take all of it. Positions are the tokens' own, as kvpress has them.
+(AdaKV) are masks over the whole cache, so they take all of it; budgets by layer (PyramidKV) do not run behind it, since
+transformers masks all layers by the length of the first. Positions are the tokens' own, as kvpress has them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 PACKAGES = ("kvpress==0.5.5", "transformers==5.2.0", "torch==2.13.0")
 PRESSES = ("RandomPress", "StreamingLLMPress", "KnormPress", "SnapKVPress", "ExpectedAttentionPress", "KeyDiffPress")
-PRESSES += ("TOVAPress", "LagKVPress", "PyramidKVPress")
+PRESSES += ("TOVAPress", "LagKVPress")
+#: Methods that both have: our name, theirs.
+SHARED = {"snapkv": "SnapKVPress", "expected": "ExpectedAttentionPress", "keydiff": "KeyDiffPress"}
 
 
 def measure(

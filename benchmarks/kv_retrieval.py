@@ -3,8 +3,8 @@
 Every method at equal shares, beside exact attention and two controls: pages at random, and the latest (with the first,
 what StreamingLLM keeps). All attend the first page and the last two.
   continuation   KL(exact ‖ sparse) per token over the tokens after contexts of several lengths, two texts
-  step           seconds of a decode step of one request / exact attention's, the least of several rounds, interleaved:
-                 by the clock, and of all threads
+  step           a decode step of one request on one thread / exact attention's, the least of several rounds,
+                 interleaved: by the clock, and time of the processor, which neighbours on the machine disturb less
   finding        negative log-likelihood of an answer that stands in the context, and how often it would be given
                  greedily, word for word: a value by its key (8 pairs of UUIDs), a number in an essay
   heads          continuation with a page worth, to query heads that share keys, the sum of what it is worth to each
@@ -40,6 +40,7 @@ BEHIND, TIMED, ROUNDS = 32, 9, 3
 SUMMED_LENGTH, SUMMED = 4096, 0.25
 NAMES = [f"{method}:{ratio}" for ratio in RATIOS for method in (*CONTROLS, *METHODS)]
 TEXTS = {"essays": "niah", "prose": "prose"}
+PARTS = ("continuation", "step", "finding")
 FIGURES = (
     "retrieval_beating_controls",
     "retrieval_finding_controls",
@@ -59,22 +60,32 @@ class Context:
 
 
 def main() -> int:
-    """Measure continuation, steps, finding and the sum over heads."""
-    options = parser(__doc__ or "", data=True).parse_args()
-    torch.set_num_threads(2)
+    """Measure continuation, steps, finding and the sum over heads, or some of them."""
+    arguments = parser(__doc__ or "", data=True)
+    arguments.add_argument("--parts", default=",".join(PARTS), help="measure these alone, and keep the rest of --json")
+    options = arguments.parse_args()
     report = Report("kv_retrieval", options)
     if options.data is None:
         return report.without_data(*FIGURES)
+    parts = options.parts.split(",")
+    if set(parts) != set(PARTS):
+        report.resume()
+        again = {*parts, "heads"} if "continuation" in parts else set(parts)
+        report.rows = [row for row in report.rows if row["part"] not in again]
     loaded = load_model()
     runtime = Runtime(loaded)
     texts = _texts(loaded, Path(options.data))
     for length in QUICK_LENGTHS if options.quick else LENGTHS:
-        contexts = [_context(runtime, text, tokens, length) for text, tokens in texts.items()]
-        _add(report, [_continuation(runtime, contexts, name) for name in NAMES])
-        if length == SUMMED_LENGTH:
-            _add(report, _heads(runtime, contexts))
-        _add(report, _steps(runtime, contexts[0]))
-    _add(report, _finding(loaded, runtime, Path(options.data), each=1 if options.quick else 3))
+        torch.set_num_threads(2)
+        if "continuation" in parts:
+            contexts = [_context(runtime, text, tokens, length) for text, tokens in texts.items()]
+            _add(report, [_continuation(runtime, contexts, name) for name in NAMES])
+            if length == SUMMED_LENGTH:
+                _add(report, _heads(runtime, contexts))
+        if "step" in parts:
+            _add(report, _steps(runtime, texts["essays"][: length + 1]))
+    if "finding" in parts:
+        _add(report, _finding(loaded, runtime, Path(options.data), each=1 if options.quick else 3))
     _figures(report)
     report.finish()
     return 0
@@ -136,12 +147,13 @@ def _heads(runtime: Runtime, contexts: Sequence[Context]) -> list[dict[str, Any]
         return [_continuation(runtime, contexts, f"{method}:{SUMMED}", "heads") for method in METHODS]
 
 
-def _steps(runtime: Runtime, context: Context) -> list[dict[str, Any]]:
+def _steps(runtime: Runtime, tokens: Sequence[int]) -> list[dict[str, Any]]:
+    kv = runtime.prefill(tokens[:-1])
+    torch.set_num_threads(1)
     times: dict[str | None, list[tuple[float, float]]] = {name: [] for name in (None, *NAMES)}
-    tokens = tuple(context.tokens[: context.kv.tokens + 1])
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS + 1):  # in the first, caches are summarised
         for name in times:
-            request = Request(tokens, prefix=context.kv, max_tokens=TIMED, retrieval=name)
+            request = Request(tuple(tokens), prefix=kv, max_tokens=TIMED, retrieval=name)
             started = time.process_time()
             answer = runtime.generate(request).finish()
             busy = (time.process_time() - started) * 1e3 / len(answer.tokens)
@@ -149,7 +161,7 @@ def _steps(runtime: Runtime, context: Context) -> list[dict[str, Any]]:
     exact = _least(times[None])
     return [
         {
-            **_shared("step", name, context.kv.tokens),
+            **_shared("step", name, kv.tokens),
             "exact_ms": exact[0],
             **_ratio(_least(times[name]), exact),
         }

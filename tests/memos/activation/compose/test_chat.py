@@ -201,23 +201,23 @@ def test_no_choice_of_a_user_composes_what_is_forbidden(opened: Open, forbidden:
     assert reply.usage.mode in (None, "prefix")
 
 
-@pytest.mark.parametrize("mode", ["concat", "blend", "ape", "auto"])
 @pytest.mark.parametrize("chosen", [True, False])
-def test_composed_prompts_hold_nothing_of_others(opened: Open, mode: str, chosen: bool) -> None:
+def test_composed_prompts_hold_nothing_of_others(opened: Open, chosen: bool) -> None:
     """Users of one tenant, of another one by the same name, and one whose chain drops entries: all say the same."""
     engine = opened()
     everybody = (ANN, BOB, Scope(tenant="other", user_id="ann"))
     engine.set_kv_settings(BOB, codec="int8")
     own = {scope: set(bundles(engine, scope)) for scope in everybody}
-    for scope in everybody if chosen else ():
-        engine.set_kv_settings(scope, compose=mode, ratio=0.1)
-    for scope in everybody:
-        reply = ask(engine, scope) if chosen else ask(engine, scope, compose=mode)
-        used = set(reply.tiers.get("activation", ()))
-        assert used <= own[scope]
-        assert mode == "auto" or used == own[scope]
-        assert {one.cube_id for one in reply.usage.bundles} == used
-        assert set(reply.tiers["plaintext"]) <= {note.id for note in engine.list(scope)}
+    for mode in ("concat", "blend", "ape", "craft", "auto"):
+        for scope in everybody if chosen else ():
+            engine.set_kv_settings(scope, compose=mode, ratio=0.1)
+        for scope in everybody:
+            reply = ask(engine, scope) if chosen else ask(engine, scope, compose=mode)
+            used = set(reply.tiers.get("activation", ()))
+            assert used <= own[scope]
+            assert mode == "auto" or used == own[scope]
+            assert {one.cube_id for one in reply.usage.bundles} == used
+            assert set(reply.tiers["plaintext"]) <= {note.id for note in engine.list(scope)}
     assert {file.codec for file in engine.kv_files(BOB)} == {"int8"}
     assert {file.codec for file in engine.kv_files(ANN)} == {"raw"}
 

@@ -84,7 +84,7 @@ SHOWN = {
     "finding_hidden_recent": ("... than the latest tokens", ""),
     "finding_shown_random": ("... than random tokens, question known", ""),
     "finding_shown_recent": ("... than the latest tokens", ""),
-    "kl_beside_kvpress": ("... settings that kvpress has too (SnapKV, ExpectedAttention, KeyDiff at 50 % and 20 %)", ""),
+    "kl_beside_kvpress": ("... settings that kvpress has too (SnapKV, ExpectedAttention, KeyDiff at both shares)", ""),
     "kl_at_or_below_kvpress": ("... of these, ours loses no more (KL, same texts and weights)", "all"),
     "best_chain_bits_at_kl_03": ("bits per element of the best chain of policy and codec at KL <= .03", ""),
     "codec_bits_at_kl_03": ("... of the codec alone on the same windows", ""),

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from memos.runtime.loading import LoadedModel
 
 #: Pairs of a kv-retrieval item (of 75) that a model of 135M parameters still finds its way in, and essay tokens.
@@ -49,3 +51,11 @@ def items(loaded: LoadedModel, data: Path, each: int) -> Iterator[Item]:
         needle = tokens(f" The secret number of {city} is {value}. ")
         context = [*hay[start:cut], *needle, *hay[cut : start + HAY]]
         yield Item("needle", context, tokens(f"\n\nThe secret number of {city} is"), tokens(f" {value}"))
+
+
+def answered(logits: torch.Tensor, answer: Sequence[int]) -> dict[str, float]:
+    """Return the mean loss of the tokens of the answer that ``logits`` end with, and whether it would be given."""
+    rows = torch.log_softmax(logits[-len(answer) - 1 : -1], -1)
+    wanted = torch.tensor(answer)
+    loss = -rows.gather(1, wanted.unsqueeze(1)).mean()
+    return {"nll": float(loss), "recalled": float((rows.argmax(-1) == wanted).all())}

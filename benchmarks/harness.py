@@ -64,7 +64,22 @@ class Report:
         if file.is_file():
             earlier = json.loads(file.read_text())
             self.figures, self.rows = earlier["figures"], earlier["rows"]
-            self.notes = [*earlier["notes"], f"parts of it were measured at {earlier['commit']}"]
+            at = f"parts of it were measured at {earlier['commit']}"
+            self.notes = list(dict.fromkeys([*earlier["notes"], at]))
+
+    def begin(self, parts: Sequence[str]) -> list[str]:
+        """Return those of all ``parts`` that ``--parts`` asks for.
+
+        Unless that is all, the JSON file's other rows (by their ``part``) are kept, and notes that begin otherwise.
+        """
+        chosen: list[str] = self.arguments.parts.split(",")
+        if unknown := set(chosen) - set(parts):
+            raise SystemExit(f"--parts: there is no {', '.join(sorted(unknown))} among {', '.join(parts)}")
+        if set(chosen) != set(parts):
+            self.resume()
+            self.rows = [row for row in self.rows if row["part"] not in chosen]
+            self.notes = [note for note in self.notes if not note.startswith(tuple(f"{part}: " for part in chosen))]
+        return chosen
 
     def _document(self) -> dict[str, Any]:
         return {
@@ -91,11 +106,13 @@ def peer_python(name: str, packages: Sequence[str]) -> str:
     return str(python)
 
 
-def parser(description: str, *, data: bool = False) -> argparse.ArgumentParser:
-    """Return a parser with the options every benchmark takes."""
+def parser(description: str, *, data: bool = False, parts: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Return a parser with the options every benchmark takes; :meth:`Report.begin` reads that for ``parts``."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--json", metavar="FILE", help="write the result here")
     made.add_argument("--quick", action="store_true", help="smaller sizes, same method, <= 5 minutes")
+    if parts:
+        made.add_argument("--parts", default=",".join(parts), help="measure these alone, and keep the rest of --json")
     if data:
         default = os.environ.get("MEMOS_EVAL_DATA")
         made.add_argument(

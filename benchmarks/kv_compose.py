@@ -95,6 +95,7 @@ class Bench:
         self.serving = Serving(loaded, self.runtime, ChatFormat(loaded))
         checked = check_model(self.serving)
         self.drift: Drift = checked.drift
+        report.notes = [note for note in report.notes if not note.startswith("self-check: ")]
         report.notes.append(f"self-check: {checked.divergence:.4f} nats, {checked.agreement:.1%} of likeliest tokens")
 
     def parts(self, bundles: Sequence[Sequence[int]], head: Sequence[int] | None = None) -> Parts:
@@ -118,15 +119,14 @@ class Bench:
 
 def main() -> int:
     """Run every part."""
-    arguments = parser(__doc__ or "", data=True)
-    arguments.add_argument("--parts", default=",".join(PARTS), help="measure these alone")
-    options = arguments.parse_args()
+    options = parser(__doc__ or "", data=True, parts=PARTS).parse_args()
     torch.set_num_threads(2)
     report = Report("kv_compose", options)
     if not options.data:
         return report.without_data(*KEYS)
+    parts = report.begin(PARTS)
     bench = Bench(report)
-    data, quick, parts = Path(options.data), options.quick, options.parts.split(",")
+    data, quick = Path(options.data), options.quick
     if "kl" in parts:
         _quality(bench, data, windows=3 if quick else 12)
     if "craft" in parts:
@@ -157,8 +157,9 @@ def _quality(bench: Bench, data: Path, *, windows: int) -> None:
             found[arm.name, arm.ratio].append((*_compared(bench, whole, exact, made.kv), share, made.work))
     for (name, ratio), values in found.items():
         kl, top1, share, work = (statistics.fmean(column) for column in zip(*values, strict=True))
-        bench.report.rows.append({"arm": name, "ratio": ratio, "kl": kl, "top1": top1, "computed": share, "work": work})
-    rows = {(row["arm"], row["ratio"]): row["kl"] for row in bench.report.rows}
+        row = {"part": "kl", "arm": name, "ratio": ratio, "kl": kl}
+        bench.report.rows.append({**row, "top1": top1, "computed": share, "work": work})
+    rows = {(row["arm"], row["ratio"]): row["kl"] for row in bench.report.rows if row["part"] == "kl"}
     bench.report.figures |= {
         "kl_unrotated": rows["unrotated", 0.0],
         "kl_concat": rows["alone", 0.0],
@@ -222,7 +223,8 @@ def _crafted(bench: Bench, data: Path, *, windows: int) -> None:
                 found[arm, seen].append((*values, sum(one.recomputed) / parts.memory_tokens, one.work))
     for (name, seen), measured in found.items():
         kl, top1, share, work = (statistics.fmean(column) for column in zip(*measured, strict=True))
-        bench.report.rows.append({"arm": name, "seen": seen, "kl": kl, "top1": top1, "computed": share, "work": work})
+        row = {"part": "craft", "arm": name, "seen": seen, "kl": kl}
+        bench.report.rows.append({**row, "top1": top1, "computed": share, "work": work})
         if name == "craft":
             bench.report.figures |= {f"kl_craft_{seen}": kl, f"computed_craft_{seen}": share}
     bench.report.notes.append(f"craft: {windows} windows of the essays, ratio {RATIO}; blend as many tokens as craft")
@@ -257,7 +259,8 @@ def _time(bench: Bench, data: Path, *, rounds: int) -> None:
         times = _interleaved(arms, rounds)
     ratios = {arm: _ratio(taken, times["prefill"]) for arm, taken in times.items()}
     bench.report.rows += [
-        {"arm": arm, "ms": statistics.median(taken) * 1e3, "of_prefill": ratios[arm]} for arm, taken in times.items()
+        {"part": "ttft", "arm": arm, "ms": statistics.median(taken) * 1e3, "of_prefill": ratios[arm]}
+        for arm, taken in times.items()
     ]
     bench.report.figures["blend_ttft_vs_prefill"] = ratios[f"blend {RATIO}"]
     bench.report.figures["concat_ttft_vs_prefill"] = ratios["concat + drift 0.0"]
@@ -298,7 +301,7 @@ def _answers(bench: Bench, data: Path, *, limit: int | None) -> None:
         print(f"question {number + 1} of {len(items)}", flush=True)
     for arm, scores in found.items():
         likelihood, f1 = (statistics.fmean(column) for column in zip(*scores, strict=True))
-        bench.report.rows.append({"questions": len(items), "arm": arm, "ll": likelihood, "f1": f1})
+        bench.report.rows.append({"part": "qa", "questions": len(items), "arm": arm, "ll": likelihood, "f1": f1})
     means = {arm: statistics.fmean([score[0] for score in scores]) for arm, scores in found.items()}
     gap = means["full"] - means["concat"]
     bench.report.figures["qa_gap_closed"] = (means["blend"] - means["concat"]) / gap if gap > 0 else None
@@ -311,9 +314,9 @@ def _answers(bench: Bench, data: Path, *, limit: int | None) -> None:
     missing = [full[0] - blend[0] for full, blend in zip(found["full"], found["blend"], strict=True)]
     bench.report.figures["qa_blend_below_full_nats"] = statistics.fmean(missing)
     low, high = interval(missing)
-    bench.report.notes.append(f"qa_blend_below_full_nats: 95 % bootstrap interval {low:.3f} to {high:.3f}")
+    bench.report.notes.append(f"qa: blend below full, 95 % bootstrap interval {low:.3f} to {high:.3f}")
     if gap <= 0:
-        bench.report.notes.append("qa_gap_closed: concat answers as well as a full prefill, so there is no gap")
+        bench.report.notes.append("qa: concat answers as well as a full prefill, so there is no gap")
     _show(bench.report)
 
 

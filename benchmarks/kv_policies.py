@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from activation_ttft import TENANT, Shelf
-from finding import Item, items
+from finding import Item, answered, items
 from harness import ROOT, Report, parser, table
 from kv_codecs import CONTEXT, Window, texts_of, windows_of
 from pareto import scatter
@@ -88,17 +88,12 @@ PARTS = ("continuation", "finding", "chains", "kvpress")
 
 def main() -> int:
     """Measure continuation, finding, chains and the peer, or some of them."""
-    arguments = parser(__doc__ or "", data=True)
-    arguments.add_argument("--parts", default=",".join(PARTS), help="measure these alone, and keep the rest of --json")
-    options = arguments.parse_args()
+    options = parser(__doc__ or "", data=True, parts=PARTS).parse_args()
     torch.set_num_threads(2)
     report = Report("kv_policies", options)
     if options.data is None:
         return report.without_data("policies_beating_random", "policies_total", "best_chain_bits_at_kl_03")
-    parts = options.parts.split(",")
-    if set(parts) != set(PARTS):
-        report.resume()
-        report.rows = [row for row in report.rows if row["part"] not in parts]
+    parts = report.begin(PARTS)
     _Measuring(report, Path(options.data), quick=options.quick).run(parts)
     _figures(report)
     if options.json:
@@ -222,14 +217,7 @@ def _found(runtime: Runtime, noting: Noting, item: Item, ratios: Sequence[float]
             codec = make_codec(name if name == FULL else f"{name}:{ratio}")
             logits = runtime.logits(asked, decode(kv, codec, codec.encode(kv)))
             row = {"part": "finding", "kind": item.kind, "question": "shown" if shown else "hidden"}
-            yield {**row, "policy": name, "kept": ratio, **_answered(logits, item.answer)}
-
-
-def _answered(logits: torch.Tensor, answer: Sequence[int]) -> dict[str, float]:
-    rows = torch.log_softmax(logits[-len(answer) - 1 : -1], -1)
-    wanted = torch.tensor(answer)
-    loss = -rows.gather(1, wanted.unsqueeze(1)).mean()
-    return {"nll": float(loss), "recalled": float((rows.argmax(-1) == wanted).all())}
+            yield {**row, "policy": name, "kept": ratio, **answered(logits, item.answer)}
 
 
 def _finding_figures(report: Report) -> None:

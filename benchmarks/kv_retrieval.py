@@ -23,7 +23,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from finding import items
+from finding import answered, items
 from harness import Report, parser, table
 
 from memos.activation.kv import KVBlock
@@ -61,17 +61,13 @@ class Context:
 
 def main() -> int:
     """Measure continuation, steps, finding and the sum over heads, or some of them."""
-    arguments = parser(__doc__ or "", data=True)
-    arguments.add_argument("--parts", default=",".join(PARTS), help="measure these alone, and keep the rest of --json")
-    options = arguments.parse_args()
+    options = parser(__doc__ or "", data=True, parts=PARTS).parse_args()
     report = Report("kv_retrieval", options)
     if options.data is None:
         return report.without_data(*FIGURES)
-    parts = options.parts.split(",")
-    if set(parts) != set(PARTS):
-        report.resume()
-        again = {*parts, "heads"} if "continuation" in parts else set(parts)
-        report.rows = [row for row in report.rows if row["part"] not in again]
+    parts = report.begin(PARTS)
+    if "continuation" in parts:
+        report.rows = [row for row in report.rows if row["part"] != "heads"]
     loaded = load_model()
     runtime = Runtime(loaded)
     texts = _texts(loaded, Path(options.data))
@@ -179,21 +175,20 @@ def _ratio(least: tuple[float, float], exact: tuple[float, float]) -> dict[str, 
 
 def _finding(loaded: LoadedModel, runtime: Runtime, data: Path, each: int) -> list[dict[str, Any]]:
     """Return how well answers are found, by every method and exact attention, mean over the items of both kinds."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in ("exact:1", *NAMES)}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in ("exact:1", *NAMES)}
     lengths = []
     for item in items(loaded, data, each):
         kv = runtime.prefill(item.context)
         lengths.append(kv.tokens)
         asked = [*item.context, *item.question, *item.answer]
         for name, scores in found.items():
-            scores.append(_answered(runtime.logits(asked, kv, retrieval=_or_none(name)), item.answer))
+            scores.append(answered(runtime.logits(asked, kv, retrieval=_or_none(name)), item.answer))
     tokens = round(statistics.fmean(lengths))
     return [
         {
             **_shared("finding", name.replace("exact", "quest"), tokens),
             "method": name.split(":")[0],
-            "nll": statistics.fmean(nll for nll, _ in scores),
-            "recalled": statistics.fmean(recalled for _, recalled in scores),
+            **{what: statistics.fmean(score[what] for score in scores) for what in ("nll", "recalled")},
         }
         for name, scores in found.items()
     ]
@@ -201,12 +196,6 @@ def _finding(loaded: LoadedModel, runtime: Runtime, data: Path, each: int) -> li
 
 def _or_none(name: str) -> str | None:
     return None if name == "exact:1" else name
-
-
-def _answered(logits: torch.Tensor, answer: Sequence[int]) -> tuple[float, float]:
-    rows = torch.log_softmax(logits[-len(answer) - 1 : -1], -1)
-    wanted = torch.tensor(answer)
-    return float(-rows.gather(1, wanted.unsqueeze(1)).mean()), float((rows.argmax(-1) == wanted).all())
 
 
 # ------------------------------------------------------------ figures

@@ -11,6 +11,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from memos.activation.compose.names import AUTO, MODE_NAMES
 from memos.cli import output
 from memos.cli.command import WHOSE, command
 from memos.cli.failures import FINDING, STORE
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
     from memos.store.kv_settings import KVSettings
 
 POLL_S = 0.05
+
+Compose = Annotated[
+    str | None,
+    typer.Option(metavar="MODE", help=f"How KV files begin a prompt: {', '.join((AUTO, *MODE_NAMES))}."),
+]
+Ratio = Annotated[
+    float | None, typer.Option(metavar="SHARE", help="Share of their tokens to compute anew, from 0 to 1.")
+]
 
 kv = typer.Typer(name="kv", help="Look after the KV files of the activation tier.", no_args_is_help=True)
 
@@ -73,13 +82,8 @@ def chat(
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Repeats what chance did.")] = None,
     reuse: Annotated[bool, typer.Option(help="Take KV files instead of computing.")] = True,
-    compose: Annotated[
-        str | None,
-        typer.Option(metavar="MODE", help="How KV files begin a prompt: prefix, concat, blend, ape, craft."),
-    ] = None,
-    ratio: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="Share of their tokens to compute anew, from 0 to 1.")
-    ] = None,
+    compose: Compose = None,
+    ratio: Ratio = None,
     retrieval: Annotated[
         str | None,
         typer.Option(
@@ -123,13 +127,8 @@ def kv_settings(
     codec: Annotated[
         str | None, typer.Option(metavar="NAME", help="How new files are compressed, such as `snapkv:0.5+zipcache`.")
     ] = None,
-    compose: Annotated[
-        str | None,
-        typer.Option(metavar="MODE", help="How files begin a prompt: auto, prefix, concat, blend, ape, craft."),
-    ] = None,
-    ratio: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="Share of their tokens to compute anew, from 0 to 1.")
-    ] = None,
+    compose: Compose = None,
+    ratio: Ratio = None,
     reset: Annotated[bool, typer.Option("--reset", help="Drop what was set before.")] = False,
 ) -> None:
     """Show how a user's KV files are made and put together where a request names nothing else, or set it."""

@@ -33,7 +33,7 @@ class Seen:
     ``tail``: the last :data:`TAIL` queries, or all there are, after RoPE, ``[layers, heads, W, head_dim]``.
     ``mass``: attention each token received from all rows, summed, and averaged over the query heads of a key head,
     ``[layers, kv_heads, T]``. ``means`` ``[layers, heads, head_dim]`` and ``covariances``
-    ``[layers, heads, head_dim, head_dim]`` are of the queries before RoPE. ``last`` and ``gap``
+    ``[layers, heads, head_dim, head_dim]`` are of the queries before RoPE, without the sinks'. ``last`` and ``gap``
     ``[layers, kv_heads, T]``: the latest row that attended to a token, and the most rows between two that did.
     ``copying`` ``[layers, kv_heads]``: how much of its attention a head pays to what stood at, or after, the same token
     before, in random tokens that repeat.

@@ -8,6 +8,7 @@ import torch
 
 from memos.activation.kv import KVShape
 from memos.activation.seen import TAIL, Need, Seen, attention_of
+from memos.activation.select.base import SINKS
 from memos_kernels import delta_angles, rotate_keys, token_scores
 
 #: Rows of which all weights are in memory at once.
@@ -37,6 +38,8 @@ class Watcher:
         self._mass = torch.zeros(size)
         self._last, self._gap = torch.full(size, -1.0), torch.zeros(size)
         self._sums: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        #: Rows at the start that moments leave out: queries of sinks are like no other's (ExpectedAttention's code).
+        self._unusual = SINKS if tokens > SINKS else 0
         self._copying = torch.zeros(shape.layers, shape.heads)
 
     def see(self, layer: int, query: torch.Tensor, first: int, pool: torch.Tensor, table: torch.Tensor) -> None:
@@ -83,6 +86,10 @@ class Watcher:
 
     def _see_moments(self, layer: int, query: torch.Tensor, first: int) -> None:
         """Add up the queries as they were before RoPE, and their products."""
+        skip = max(self._unusual - first, 0)
+        query, first = query[skip:], first + skip
+        if not len(query):
+            return
         positions = torch.arange(first, first + len(query))
         turned = rotate_keys(
             query.transpose(0, 1).contiguous(), *delta_angles(positions, positions * 0, self._frequencies)
@@ -92,8 +99,9 @@ class Watcher:
 
     def _moments(self) -> tuple[torch.Tensor, torch.Tensor]:
         totals, products = (torch.stack([self._sums[layer][at] for layer in range(len(self._sums))]) for at in (0, 1))
-        means = totals / self._tokens
-        return means, products / self._tokens - means.unsqueeze(-1) * means.unsqueeze(-2)
+        count = self._tokens - self._unusual
+        means = totals / count
+        return means, products / count - means.unsqueeze(-1) * means.unsqueeze(-2)
 
     def _weights(
         self, query: torch.Tensor, first: int, pool: torch.Tensor, table: torch.Tensor

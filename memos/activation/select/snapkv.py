@@ -18,7 +18,7 @@ class SnapKV(ScoreSelector):
 
     needs = frozenset({Need.TAIL})
 
-    window: int = 32
+    window: int = 64
     kernel: int = 5
 
     def __post_init__(self) -> None:
@@ -27,10 +27,13 @@ class SnapKV(ScoreSelector):
             raise ValueError(f"kernel is odd, not {self.kernel}")
 
     def scores(self, kv: KVBlock) -> torch.Tensor:
-        """Return the attention of the window, pooled."""
+        """Return the attention of the window to what is before it, pooled."""
         window = window_of(kv, self.ratio, self.window)
         received = torch.stack([weights.mean(1).sum(1) for weights in tail_attention(kv, window)])
-        return protect(pooled(received, self.kernel), window)
+        before = kv.tokens - window
+        if before > 0:
+            received[..., :before] = pooled(received[..., :before], self.kernel)
+        return protect(received, window)
 
 
 def pooled(scores: torch.Tensor, kernel: int) -> torch.Tensor:

@@ -71,6 +71,11 @@ SHOWN = {
     "kl_zero_recompute": ("... with the model's drift, nothing computed", "<= .06"),
     "kl_blend_15": ("... 15 % of tokens computed anew", "<= .045"),
     "kl_blend_100": ("... all of them", "0"),
+    "kl_craft_cold": ("... and 16 tokens of a question, 15 %: craft where nothing was seen before, as blend", ""),
+    "kl_craft_same": ("... craft where the same bundles stood in a prompt before", ""),
+    "computed_craft_same": ("... share of tokens that it computes", ""),
+    "kl_craft_swapped": ("... neighbours swapped since", ""),
+    "computed_craft_swapped": ("... share", ""),
     "blend_ttft_vs_prefill": (
         "ten bundles of 200 tokens, a question: first token, 15 % computed / prefill",
         "<= .35",

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from memos.config import Settings
 from memos.cube import MemCube, Scope
-from memos.embedding.base import Embedder
 from memos.engine import MemoryOS
 from memos.errors import InvalidInput, NotFound, PromptTooLong
 from memos.llm.messages import ChatReply
-from memos.runtime.host import ModelHost
 from memos.schedule.task import Report
 from memos.store.jobs import FINAL, Job, JobState
 from tests.memos.about_ann import ANN, FACTS
@@ -25,22 +22,6 @@ pytestmark = pytest.mark.timeout(300)  # the first test loads the model
 QUESTION = "What is the name of Ann's cat?"
 
 Open = Callable[..., MemoryOS]
-
-
-@pytest.fixture
-def opened(data_folder: Path, embedder: Embedder, models: ModelHost) -> Iterator[Open]:
-    """Open engines on the same folder, one after another, on the shared model."""
-    engines: list[MemoryOS] = []
-
-    def open_(**settings: Any) -> MemoryOS:
-        for engine in engines:
-            engine.close()
-        engines.append(MemoryOS(Settings(home=data_folder, **settings), embedder, models))
-        return engines[-1]
-
-    yield open_
-    for engine in engines:
-        engine.close()
 
 
 @pytest.fixture

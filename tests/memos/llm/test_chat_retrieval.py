@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import pytest
 
 from memos.config import Settings
 from memos.cube import MemCube
-from memos.embedding.base import Embedder
 from memos.engine import MemoryOS
 from memos.errors import InvalidInput, RetrievalRefused
 from memos.llm.messages import ChatReply
@@ -23,22 +22,6 @@ pytestmark = pytest.mark.timeout(300)  # the first test loads the model
 
 QUESTION = [{"role": "user", "content": "What is the name of Ann's cat?"}]
 Open = Callable[..., MemoryOS]
-
-
-@pytest.fixture
-def opened(data_folder: Path, embedder: Embedder, models: ModelHost) -> Iterator[Open]:
-    """Open engines on the same folder, one after another, on the shared model unless told otherwise."""
-    engines: list[MemoryOS] = []
-
-    def open_(host: ModelHost = models, **settings: Any) -> MemoryOS:
-        for engine in engines:
-            engine.close()
-        engines.append(MemoryOS(Settings(home=data_folder, **settings), embedder, host))
-        return engines[-1]
-
-    yield open_
-    for engine in engines:
-        engine.close()
 
 
 def promoted(engine: MemoryOS) -> list[MemCube]:

@@ -130,7 +130,7 @@ class _Measuring:
             _add(self._report, row)
 
     def _finding(self) -> None:
-        for item in items(self._loaded, self._data, each=1 if self._quick else 3):
+        for item in items(self._loaded, self._data, each=1 if self._quick else 8):
             self._report.rows += _found(self._runtime, self._noting, item, self._ratios)
             self._report.save()
 

@@ -4,6 +4,9 @@ Queries are taken to be normal, with the mean and covariance of the prompt's own
 next ``future``, over which the rotation is averaged to R. For key k and value v::
 
     score = softmax_t(scaling mu' R' k + scaling^2 k' R S R' k / 2) |v|
+
+The sinks are kept, and no part of that softmax: of some query heads they would take nearly all of it, and leave those
+no say in what a group of heads keeps.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import torch
 
 from memos.activation.kv import KVBlock
 from memos.activation.seen import Need, Seen
-from memos.activation.select.base import ScoreSelector, protect, seen_of
+from memos.activation.select.base import SINKS, ScoreSelector, seen_of
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,12 @@ class ExpectedAttention(ScoreSelector):
         turn = self._mean_rotation(seen, kv.tokens)
         means, covariances = means @ turn.T, turn @ covariances @ turn.T
         found = [
-            _expected(layer.float(), mean, covariance, seen.scaling)
+            _expected(layer[:, :, SINKS:].float(), mean, covariance, seen.scaling)
             for layer, mean, covariance in zip(kv.data, means, covariances, strict=True)
         ]
-        return protect(torch.stack(found), 0)
+        scores = torch.full(kv.data.shape[:1] + kv.data.shape[2:4], torch.inf)
+        scores[..., SINKS:] = torch.stack(found)
+        return scores
 
     def _mean_rotation(self, seen: Seen, tokens: int) -> torch.Tensor:
         """Return the mean of the rotations to the next positions, ``[head_dim, head_dim]``, in the half layout."""

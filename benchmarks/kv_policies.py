@@ -2,6 +2,7 @@
 
 Everything is compared at equal bytes with two controls that keep the sinks too: tokens at random, and the latest.
   continuation   KL(full ‖ pruned) per token over the 256 tokens after a context of 1,024
+A policy gives half of its budget to what a second reading of the context looks at; `,read=0` is it as published.
   finding        negative log-likelihood of an answer that stands in the context, and how often it would be given
                  greedily, word for word: a value by its key (8 pairs of UUIDs), a number in an essay; with the question
                  hidden (asked after pruning, which is how a memory is used) and shown (pruned with the context)
@@ -40,24 +41,24 @@ from memos.runtime.loop import Runtime
 
 RATIOS = (0.5, 0.2)
 NAMES = sorted(POLICIES.keys() - set(CONTROLS))
-STEPS = (0.7, 0.9, 1.2)
+PUBLISHED = [f"{name},read=0" for name in NAMES if name != "kvzip"]
+EVERYTHING = (*CONTROLS, *NAMES, *PUBLISHED)
 CHAINS = [
     *(f"transform:quality={step}" for step in (0.7, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7)),
     *(
         f"{name}:{ratio}{merger}+transform:quality={step}"
-        for name in ("h2o", "prefixkv")
-        for ratio in (0.4, 0.5, 0.6)
-        for merger in ("", "+d2o")
-        for step in STEPS
+        for name, merger in (("prefixkv", "+d2o"), ("ems", ""), ("d2o", ""), ("chelsea", ""))
+        for ratio in (0.2, 0.25, 0.3, 0.4)
+        for step in (0.9, 1.2)
     ),
-    *(f"cake:{ratio}+transform:quality={step}" for ratio in (0.6, 0.7) for step in STEPS),
-    *(f"{name}:0.6+transform:quality=0.9" for name in ("expected", "lazy", "razor", "ems")),
-    "h2o:0.5+pca:0.75+int4",
-    "h2o:0.5+int4",
-    "h2o:0.5+zipcache",
+    *(f"{name}:0.3+transform:quality=1.2" for name in ("cake", "expected", "kvzip", "lazy", "razor", "snapkv")),
+    *(f"cake:{ratio},read=0+transform:quality=1.2" for ratio in (0.6, 0.7)),
+    "ems:0.3+pca:0.75+int4",
+    "ems:0.3+int4",
+    "ems:0.3+zipcache",
     "pca:0.75+int4",
 ]
-QUICK_CHAINS = ["transform:quality=1.5", "cake:0.6+transform:quality=1.2"]
+QUICK_CHAINS = ["transform:quality=1.5", "ems:0.3+transform:quality=1.2"]
 #: The whole cache, a row among the others.
 FULL = "raw"
 BAR = 0.03
@@ -168,8 +169,8 @@ def _figures(report: Report) -> None:
 
 def _continuations(runtime: Runtime, windows: Sequence[Window], ratios: Sequence[float]) -> Iterator[dict[str, Any]]:
     for ratio in ratios:
-        for name in (*CONTROLS, *NAMES):
-            codec = make_codec(f"{name}:{ratio}")
+        for name in EVERYTHING:
+            codec = make_codec(_spec(name, ratio))
             scores, sizes = [], []
             for window in windows:
                 encoded = codec.encode(window.kv)
@@ -187,21 +188,29 @@ def _means(scores: Sequence[tuple[str, float, float]]) -> dict[str, float]:
 
 def _continuation_figures(report: Report) -> None:
     rows = [row for row in report.rows if row["part"] == "continuation"]
-    report.figures["policies_total"] = len(NAMES)
-    _count(report, rows, "policies_beating", lambda row: row["kl"])
+    report.figures |= {"policies_total": len(NAMES), "policies_published": len(PUBLISHED)}
+    _counts(report, rows, "policies_beating", lambda row: row["kl"])
 
 
-def _count(report: Report, rows: Sequence[dict[str, Any]], key: str, loss: Callable[[dict[str, Any]], float]) -> None:
-    """Count the policies that lose less than each control, at every share kept, and name the others."""
+def _counts(report: Report, rows: Sequence[dict[str, Any]], key: str, loss: Callable[[dict[str, Any]], float]) -> None:
+    """Count the policies, as they are and as published, that lose less than each control at every share kept."""
     losses = {(row["policy"], row["kept"]): loss(row) for row in rows}
     ratios = dict.fromkeys(row["kept"] for row in rows)
     for control in CONTROLS:
-        behind = [
-            f"{name}:{ratio}" for name in NAMES for ratio in ratios if losses[name, ratio] >= losses[control, ratio]
-        ]
-        report.figures[f"{key}_{control}"] = len(NAMES) - len({name.split(":")[0] for name in behind})
-        if behind:
-            report.notes.append(f"{key}_{control}: not better are {', '.join(behind)}")
+        for names, what in ((NAMES, control), (PUBLISHED, f"{control}_published")):
+            behind = [
+                (name, ratio) for name in names for ratio in ratios if losses[name, ratio] >= losses[control, ratio]
+            ]
+            report.figures[f"{key}_{what}"] = len(names) - len({name for name, _ in behind})
+            if behind:
+                told = ", ".join(f"{name.removesuffix(',read=0')}:{ratio}" for name, ratio in behind)
+                report.notes.append(f"{key}_{what}: not better are {told}")
+
+
+def _spec(name: str, ratio: float) -> str:
+    """Return the codec of a policy with its options, such as ``h2o,read=0``, at a share kept."""
+    policy, _, options = name.partition(",")
+    return f"{policy}:{ratio}" + (f",{options}" if options else "")
 
 
 # ------------------------------------------------------------ finding
@@ -213,8 +222,9 @@ def _found(runtime: Runtime, noting: Noting, item: Item, ratios: Sequence[float]
         known = [*item.context, *item.question] if shown else list(item.context)
         asked = [*item.context, *item.question, *item.answer]
         kv = noting.prefill(known[:-1] if shown else known)
-        for ratio, name in [(1.0, FULL), *((ratio, name) for ratio in ratios for name in (*CONTROLS, *NAMES))]:
-            codec = make_codec(name if name == FULL else f"{name}:{ratio}")
+        pruned = [(ratio, name) for ratio in ratios for name in EVERYTHING]
+        for ratio, name in [(1.0, FULL), *pruned]:
+            codec = make_codec(name if name == FULL else _spec(name, ratio))
             logits = runtime.logits(asked, decode(kv, codec, codec.encode(kv)))
             row = {"part": "finding", "kind": item.kind, "question": "shown" if shown else "hidden"}
             yield {**row, "policy": name, "kept": ratio, **answered(logits, item.answer)}
@@ -237,7 +247,7 @@ def _finding_figures(report: Report) -> None:
         ]
         table(means)
         report.rows += means
-        _count(report, [row for row in means if row["policy"] != FULL], f"finding_{question}", lambda row: row["nll"])
+        _counts(report, [row for row in means if row["policy"] != FULL], f"finding_{question}", lambda row: row["nll"])
 
 
 def _summary(rows: Sequence[dict[str, Any]], name: str, kept: float) -> dict[str, float]:
@@ -270,6 +280,7 @@ def _chain_figures(report: Report) -> None:
     rows = [row for row in report.rows if row["part"] == "chains"]
     for key, mine in {
         "best_chain_bits_at_kl_03": [row for row in rows if row["chain"].split(":")[0] in POLICIES],
+        "published_chain_bits_at_kl_03": [row for row in rows if ",read=0" in row["chain"]],
         "codec_bits_at_kl_03": [row for row in rows if row["chain"].startswith("transform")],
     }.items():
         within = [row for row in mine if max(row["kl_wikitext2"], row["kl_essays"]) <= BAR]
@@ -308,9 +319,23 @@ def _picture(report: Report, path: Path) -> None:
     groups: dict[str, list[tuple[float, float, str]]] = {}
     for row in report.rows:
         if row["part"] == "chains":
-            name = row["chain"].split(":")[0]
-            groups.setdefault(name, []).append((row["bits"], max(row["kl_wikitext2"], row["kl_essays"]), row["chain"]))
+            groups.setdefault(_group(row["chain"]), []).append(_point(row, row["chain"]))
+        elif row["part"] == "kvpress":
+            groups.setdefault("kvpress 0.5.5", []).append(_point(row, f"{row['policy']}, {row['kept']} kept"))
     path.write_text(scatter(groups, "bits per element of the whole cache, every byte counted", "KL, nats", BAR))
+
+
+def _group(chain: str) -> str:
+    name = chain.split(":")[0]
+    if name not in POLICIES:
+        return "codec alone"
+    if ",read=0" in chain:
+        return "policy as published"
+    return name if name in ("prefixkv", "ems", "d2o", "chelsea") else "other policies"
+
+
+def _point(row: dict[str, Any], label: str) -> tuple[float, float, str]:
+    return row["bits"], max(row["kl_wikitext2"], row["kl_essays"]), label
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -6,7 +6,7 @@ and starts the other half in an environment of its own::
     python -I kvpress_policies.py REQUEST.json REPLY.json
 
 Bytes are those that what it keeps really takes. Scorers keep equally many entries in every head; budgets by head
-(AdaKV) are masks over the whole cache, so they take all of it; budgets by layer (PyramidKV) do not run behind it, since
+(KVzip, AdaKV) are masks over the whole cache, so they take all of it; budgets by layer (PyramidKV) do not run, since
 transformers masks all layers by the length of the first. Positions are the tokens' own, as kvpress has them.
 """
 
@@ -29,9 +29,14 @@ if TYPE_CHECKING:
 
 PACKAGES = ("kvpress==0.5.5", "transformers==5.2.0", "torch==2.13.0")
 PRESSES = ("RandomPress", "StreamingLLMPress", "KnormPress", "SnapKVPress", "ExpectedAttentionPress", "KeyDiffPress")
-PRESSES += ("TOVAPress", "LagKVPress")
+PRESSES += ("TOVAPress", "LagKVPress", "KVzipPress")
 #: Methods that both have: our name, theirs.
-SHARED = {"snapkv": "SnapKVPress", "expected": "ExpectedAttentionPress", "keydiff": "KeyDiffPress"}
+SHARED = {
+    "snapkv,read=0": "SnapKVPress",
+    "expected,read=0": "ExpectedAttentionPress",
+    "keydiff,read=0": "KeyDiffPress",
+    "kvzip": "KVzipPress",
+}
 
 
 def measure(
@@ -46,6 +51,8 @@ def measure(
 
     with tempfile.TemporaryDirectory(prefix="memos-bench-") as folder:
         loaded.model.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+        (Path(folder) / "chat_template.jinja").unlink(missing_ok=True)  # the texts are no chats
         request, reply = Path(folder) / "request.json", Path(folder) / "reply.json"
         asked = {"model": folder, "windows": [list(tokens) for _, tokens in windows], "context": context}
         request.write_text(json.dumps({**asked, "ratios": list(ratios), "presses": PRESSES}))

@@ -1,8 +1,12 @@
-"""Policy names to policies: ``NAME:RATIO`` or ``NAME:RATIO,key=value``, perhaps with ``+MERGER`` behind."""
+"""Policy names to policies: ``NAME:RATIO`` or ``NAME:RATIO,key=value``, perhaps with ``+MERGER`` behind.
+
+Besides options of its own, a policy takes ``read``: the share of its budget for what a second reading of the memory
+looks at most (KVzip). ``read=0`` is the policy as it was published, and costs no second reading.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -20,6 +24,7 @@ from memos.activation.select.expected import ExpectedAttention
 from memos.activation.select.h2o import H2O
 from memos.activation.select.keydiff import KeyDiff
 from memos.activation.select.kvcrush import KVCrush
+from memos.activation.select.kvzip import KVzip, WithReading
 from memos.activation.select.lazy import LazyEviction
 from memos.activation.select.prefixkv import PrefixKV
 from memos.activation.select.snapkv import SnapKV
@@ -37,6 +42,7 @@ POLICIES: Mapping[str, type[Policy]] = {
     "keydiff": KeyDiff,
     "kvcrush": KVCrush,
     "kvmerger": KVMerger,
+    "kvzip": KVzip,
     "lazy": LazyEviction,
     "prefixkv": PrefixKV,
     "random": Random,
@@ -51,6 +57,9 @@ MERGERS: Mapping[str, Callable[[], Merger]] = {"d2o": Similar, "elastic": Neares
 _FROM_ZERO, _MOST = ("seed", "sinks"), 1_000_000
 #: What everything is compared with.
 CONTROLS = ("random", "recent")
+#: The share of a budget that the second reading decides on, and who does without: controls, and what is nothing else.
+READ = 0.5
+_UNREAD = (*CONTROLS, "kvzip")
 
 
 def make_policy(stage: str, merger: str | None = None) -> tuple[str, Policy]:
@@ -59,33 +68,48 @@ def make_policy(stage: str, merger: str | None = None) -> tuple[str, Policy]:
     Raises ``ValueError``.
     """
     name, _, rest = stage.partition(":")
-    spec, policy = _policy(name, rest.split(","))
-    if merger is None and name not in MERGERS:
-        return spec, policy
-    if not isinstance(policy, Selector) or (merger is not None and name in MERGERS):
-        raise ValueError(f"{name} merges by itself")
-    merging = Merging(policy.ratio, policy, MERGERS[merger or name]())
-    return spec if merger is None else f"{spec}+{merger}", merging
+    share, *given = rest.split(",")
+    ratio, defaults = _ratio(name, share), _defaults(name)
+    options = dict(_option(name, option, defaults) for option in given)
+    changed = "".join(f",{key}={value}" for key, value in sorted(options.items()) if value != defaults[key])
+    spec = f"{name}:{ratio:g}{changed}" if merger is None else f"{name}:{ratio:g}{changed}+{merger}"
+    return spec, _policy(name, ratio, defaults | options, merger)
 
 
-def _policy(name: str, options: Sequence[str]) -> tuple[str, Policy]:
-    made = POLICIES[name]
-    if not options[0] or "=" in options[0]:
+def _policy(name: str, ratio: float, options: dict[str, Any], merger: str | None) -> Policy:
+    """Return the policy, which leaves a share of its budget to the second reading."""
+    read: float = options.pop("read")
+    own = ratio * (1 - read)
+    policy = POLICIES[name](own, **options)
+    if merger is not None or name in MERGERS:
+        if not isinstance(policy, Selector) or (merger is not None and name in MERGERS):
+            raise ValueError(f"{name} merges by itself")
+        policy = Merging(own, policy, MERGERS[merger or name]())
+    return WithReading(ratio, policy) if read else policy
+
+
+def _ratio(name: str, share: str) -> float:
+    if not share or "=" in share:
         raise ValueError(f"{name} needs the share of entries to keep, as in {name}:0.5")
-    ratio = float(options[0])
-    if not 0 < ratio <= 1:
-        raise ValueError(f"{name} keeps a share above 0 and at most 1, not {options[0]}")
-    defaults: dict[str, Any] = {field.name: field.default for field in fields(made) if field.name != "ratio"}
-    given = {}
-    for option in options[1:]:
-        key, _, value = option.partition("=")
-        if key not in defaults:
-            raise ValueError(f"{name} has no option {key!r}; it has: {', '.join(defaults) or 'none'}")
-        given[key] = type(defaults[key])(value)
-        if not (key not in _FROM_ZERO and isinstance(given[key], int)) <= given[key] <= _MOST:
-            raise ValueError(f"{key} of {name} cannot be {value}")
-    changed = "".join(f",{key}={value}" for key, value in sorted(given.items()) if value != defaults[key])
-    return f"{name}:{ratio:g}{changed}", made(ratio, **given)
+    if not 0 < float(share) <= 1:
+        raise ValueError(f"{name} keeps a share above 0 and at most 1, not {share}")
+    return float(share)
+
+
+def _defaults(name: str) -> dict[str, Any]:
+    own = {field.name: field.default for field in fields(POLICIES[name]) if field.name != "ratio"}
+    return own | {"read": 0.0 if name in _UNREAD else READ}
+
+
+def _option(name: str, option: str, defaults: Mapping[str, Any]) -> tuple[str, Any]:
+    key, _, value = option.partition("=")
+    if key not in defaults or (key == "read" and name in _UNREAD):
+        known = ", ".join(key for key in defaults if key != "read" or name not in _UNREAD)
+        raise ValueError(f"{name} has no option {key!r}; it has: {known or 'none'}")
+    given = type(defaults[key])(value)
+    if not (key not in _FROM_ZERO and isinstance(given, int)) <= given <= _MOST or (key == "read" and given >= 1):
+        raise ValueError(f"{key} of {name} cannot be {value}")
+    return key, given
 
 
 def drops_tokens(spec: str) -> bool:

@@ -1,7 +1,8 @@
 """What is noted of a prompt's queries while its cache is computed, for policies that choose tokens by attention.
 
-A memory is compressed before any question is known, so these are the queries of the memory itself. Nothing grows with
-the square of its length.
+A memory is compressed before any question is known, so these are the queries of the memory itself, or of the memory
+read a second time behind itself: who has to say it again looks for all of it. Nothing grows with the square of its
+length.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class Need(Enum):
     MOMENTS = "moments"
     RECURRENCE = "recurrence"
     COPYING = "copying"
+    READ = "read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,8 @@ class Seen:
     ``[layers, heads, head_dim, head_dim]`` are of the queries before RoPE, without the sinks'. ``last`` and ``gap``
     ``[layers, kv_heads, T]``: the latest row that attended to a token, and the most rows between two that did.
     ``copying`` ``[layers, kv_heads]``: how much of its attention a head pays to what stood at, or after, the same token
-    before, in random tokens that repeat.
+    before, in random tokens that repeat. ``read`` ``[layers, kv_heads, T]``: the most attention that any query head of
+    a key head paid to a token from any row of the second reading.
     """
 
     scaling: float
@@ -48,6 +51,7 @@ class Seen:
     last: torch.Tensor | None = None
     gap: torch.Tensor | None = None
     copying: torch.Tensor | None = None
+    read: torch.Tensor | None = None
 
 
 def attention_of(query: torch.Tensor, keys: torch.Tensor, scaling: float) -> torch.Tensor:

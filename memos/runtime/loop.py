@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -111,10 +112,12 @@ class Runtime:
         """Return the cache of tokens from position 0, in the model's dtype and host memory.
 
         ``needs`` is what to note of their queries on the way (``KVBlock.seen``), ``period`` after how many the tokens
-        repeat, where that is what copying heads are told by. What the pool cannot hold at once is computed in pieces,
-        unless something is to be noted. Raises :class:`InvalidInput` and :class:`PromptTooLong`.
+        repeat, where that is what copying heads are told by. For :attr:`Need.READ` they run a second time behind
+        themselves. What the pool cannot hold at once is computed in pieces, unless something is to be noted. Raises
+        :class:`InvalidInput` and :class:`PromptTooLong`.
         """
-        check_tokens(tokens, self._loaded)
+        run = [*tokens, *tokens] if Need.READ in needs else tokens
+        check_tokens(run, self._loaded)
         watcher = None
         if needs:
             rotary: Any = self._loaded.model.base_model.rotary_emb
@@ -122,7 +125,13 @@ class Runtime:
         most = self._scheduler.admission.pool.tokens
         if watcher is None and len(tokens) > most > PAGE_TOKENS:
             return self._pieced(tokens, most // 2)
-        return self._filled(tokens, watcher)
+        block = self._filled(run, watcher)
+        return block if run is tokens else replace(block.first(len(tokens)), seen=block.seen)
+
+    @property
+    def most_noted(self) -> int:
+        """The most tokens of which something can be noted while they run; with :attr:`Need.READ`, half as many."""
+        return min(self._loaded.context_window, self._scheduler.admission.pool.tokens)
 
     def logits(
         self,

@@ -20,7 +20,7 @@ _ATTENDS = 0.01
 class Watcher:
     """Notes what ``needs`` names of one sequence of ``tokens``; for copying heads, one that repeats every ``period``.
 
-    ``frequencies`` are the model's, of its rotary embedding.
+    Rows beyond ``tokens`` are of a second reading. ``frequencies`` are the model's, of its rotary embedding.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Watcher:
         #: Rows at the start that moments leave out: queries of sinks are like no other's (ExpectedAttention's code).
         self._unusual = SINKS if tokens > SINKS else 0
         self._copying = torch.zeros(shape.layers, shape.heads)
+        self._read = torch.zeros(size)
 
     def see(self, layer: int, query: torch.Tensor, first: int, pool: torch.Tensor, table: torch.Tensor) -> None:
         """Note rows of a layer, ``[n, heads, head_dim]`` from position ``first`` on, once, should they run again.
@@ -52,6 +53,13 @@ class Watcher:
         if not len(query):
             return
         self._rows[layer] = first + len(query)
+        own = max(self._tokens - first, 0)
+        if len(query) > own:
+            self._see_again(layer, query[own:], first + own, pool, table)
+        if own:
+            self._see_own(layer, query[:own], first, pool, table)
+
+    def _see_own(self, layer: int, query: torch.Tensor, first: int, pool: torch.Tensor, table: torch.Tensor) -> None:
         if Need.TAIL in self._needs:
             self._tail[layer].append(query[max(self._tokens - TAIL - first, 0) :].float().cpu())
         if Need.MASS in self._needs:
@@ -61,7 +69,12 @@ class Watcher:
             self._see_moments(layer, query.float().cpu(), first)
         if self._needs & {Need.RECURRENCE, Need.COPYING}:
             for start, weights in self._weights(query, first, pool, table):
-                self._see_weights(layer, start, weights)
+                self._see_weights(layer, start, weights.mean(1).cpu())
+
+    def _see_again(self, layer: int, query: torch.Tensor, first: int, pool: torch.Tensor, table: torch.Tensor) -> None:
+        for _, weights in self._weights(query, first, pool, table):
+            most = weights[..., : self._tokens].amax((1, 2)).cpu()
+            self._read[layer] = torch.maximum(self._read[layer], most)
 
     def scale(self, scaling: float) -> None:
         """Tell the model's factor of scores."""
@@ -82,6 +95,7 @@ class Watcher:
             last=self._last if recurrence else None,
             gap=self._gap if recurrence else None,
             copying=self._copying / max(self._tokens - self._period, 1) if Need.COPYING in needs else None,
+            read=self._read if Need.READ in needs else None,
         )
 
     def _see_moments(self, layer: int, query: torch.Tensor, first: int) -> None:
@@ -106,13 +120,12 @@ class Watcher:
     def _weights(
         self, query: torch.Tensor, first: int, pool: torch.Tensor, table: torch.Tensor
     ) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield the attention of some rows at a time, averaged over the query heads of a key head."""
+        """Yield the attention of some rows at a time, ``[kv_heads, group, n, T]``."""
         keys = pool[table.long()].transpose(0, 1).flatten(1, 2)
         for start in range(0, len(query), _ROWS):
             rows = query[start : start + _ROWS]
             length = first + start + len(rows)
-            weights = attention_of(rows.transpose(0, 1), keys[:, :length], self._scaling)
-            yield first + start, weights.mean(1).cpu()
+            yield first + start, attention_of(rows.transpose(0, 1), keys[:, :length], self._scaling)
 
     def _see_weights(self, layer: int, first: int, weights: torch.Tensor) -> None:
         """Note which tokens rows from ``first`` on attend to, ``[kv_heads, n, T]``, and what they copy."""

@@ -18,6 +18,7 @@ from memos.activation.loss import decode
 from memos.activation.merge.elastic import nearest
 from memos.activation.merge.fold import NOBODY, fold
 from memos.activation.observing import observed_prefill
+from memos.activation.policies import make_policy
 from memos.activation.ragged import RaggedBlock, RaggedLayer, RaggedLayout
 from memos.activation.seen import TAIL, Need, Seen, attention_of
 from memos.activation.select.base import SINKS
@@ -110,6 +111,66 @@ def test_moments_leave_the_queries_of_the_sinks_out(prompt: Any) -> None:
     assert seen.covariances.abs().max() < 1e-2  # of one query that is left
     lone = prompt.runtime.prefill(prompt.tokens[: SINKS + 1], {Need.TAIL}).seen.tail[:, :, -1]
     assert torch.allclose(seen.means.norm(dim=-1), lone.norm(dim=-1), rtol=1e-4)  # which a rotation keeps
+
+
+def test_second_reading_notes_the_most_that_any_row_of_it_pays(prompt: Any) -> None:
+    tokens = prompt.tokens[: TAIL // 2]
+    seen: Seen = prompt.runtime.prefill(tokens, {Need.READ, Need.MASS}).seen
+    twice = prompt.runtime.prefill(tokens * 2, {Need.TAIL})
+    tails = twice.seen.tail
+    assert seen.read is not None
+    for layer in range(prompt.kv.shape.layers):
+        weights = attention_of(tails[layer], twice.data[layer, 0], seen.scaling)
+        again = weights[:, :, len(tokens) :, : len(tokens)]
+        assert torch.allclose(seen.read[layer], again.amax((1, 2)), atol=1e-4)
+    assert seen.mass is not None
+    assert torch.allclose(seen.mass.sum(-1), torch.tensor(float(len(tokens))), rtol=1e-3)  # of the first alone
+
+
+def test_second_reading_leaves_the_cache_and_what_is_noted_of_it_alone(prompt: Any) -> None:
+    tokens, needs = prompt.tokens[:50], frozenset(Need) - {Need.COPYING}
+    once, twice = prompt.runtime.prefill(tokens, needs - {Need.READ}), prompt.runtime.prefill(tokens, needs)
+    assert torch.allclose(once.data, twice.data, atol=1e-4)
+    for name in ("tail", "mass", "means", "covariances", "last", "gap"):
+        assert torch.allclose(getattr(once.seen, name), getattr(twice.seen, name), atol=1e-2), name
+
+
+@pytest.mark.parametrize("spec", ["kvzip:0.5", "h2o:0.5"])
+def test_what_does_not_fit_twice_is_read_again_in_pieces(
+    prompt: Any, spec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(prompt.runtime), "most_noted", 50)
+    codec, tokens = make_codec(spec), prompt.tokens[:60]
+    kv = observed_prefill(prompt.runtime, tokens, codec, prompt.loaded.model.config.vocab_size)
+    assert kv.seen is not None
+    assert kv.seen.read is not None
+    pieces = [prompt.runtime.prefill(tokens[start : start + 25], {Need.READ}).seen.read for start in (0, 25, 50)]
+    assert torch.equal(kv.seen.read, torch.cat(pieces, -1))
+    assert (kv.seen.mass is None) == (spec == "kvzip:0.5")
+    assert codec.encode(kv).bytes > 0
+
+
+def test_second_reading_decides_on_its_share_across_all_heads(prompt: Any) -> None:
+    read = torch.rand(prompt.kv.data.shape[:1] + prompt.kv.data.shape[2:4], generator=torch.Generator().manual_seed(0))
+    read[0, 0] += 1  # one head alone
+    kv = replace(prompt.kv, seen=replace(prompt.kv.seen, read=read))
+    own, both = (make_policy(spec)[1].prune(kv).kept for spec in ("keydiff:0.2,read=0", "keydiff:0.4"))
+    assert both[0, 0].all()
+    assert (both >= own).all()
+    added = both & ~own
+    assert read[added].min() >= read[~both].max()
+
+
+def test_what_the_second_reading_looks_at_is_merged_into_nothing(prompt: Any) -> None:
+    pruned = make_policy("chelsea:0.4")[1].prune(prompt.kv)
+    read = prompt.kv.seen.read
+    assert pruned.counts is not None
+    high = pruned.kept & (read > read[~pruned.kept].max())
+    assert high.any()
+    assert (pruned.counts[high] == 1).all()
+    assert (pruned.counts[pruned.kept] > 1).any()
+    same = (pruned.data == prompt.kv.data).all(-1).all(1)
+    assert same[high].all()
 
 
 def test_rows_that_run_again_are_noted_once(prompt: Any) -> None:

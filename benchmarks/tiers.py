@@ -74,11 +74,12 @@ class Heard(Runtime):
 
 def main() -> int:
     """Replay everything."""
-    options = parser(__doc__ or "", data=True).parse_args()
+    options = parser(__doc__ or "", data=True, parts=tuple(KINDS)).parse_args()
     torch.set_num_threads(2)
     report = Report("tiers", options)
     if not options.data:
         return report.without_data("ttft_tiered_vs_plaintext", "answer_ll_delta")
+    kinds = report.begin(tuple(KINDS))
     loaded = load_model()
     runtime = Heard(loaded)
     serving = Serving(loaded, runtime, ChatFormat(loaded))
@@ -86,7 +87,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="memos-bench-") as home:
         settings = Settings(home=Path(home))
         with MemoryOS(settings, None, Held(serving)) as engine:
-            Replay(report, engine, runtime, serving, conversations, Path(options.data)).run()
+            Replay(report, engine, runtime, serving, conversations, Path(options.data)).run(kinds)
     report.finish()
     return 0
 
@@ -112,7 +113,7 @@ class Replay:
         if report.arguments.quick:
             self._asked = self._asked[:24]
 
-    def run(self) -> None:
+    def run(self, kinds: Sequence[str]) -> None:
         """Store, visit, plan, ask."""
         for conversation in self._conversations:
             for twin in ("plain", "tiers"):
@@ -122,11 +123,12 @@ class Replay:
             for asked in self._history:
                 self._engine.recall(_user(asked.user, "tiers", asked.thread), asked.text, top_k=KINDS["thread"])
         seconds = self._move()
-        for kind, top_k in KINDS.items():
+        for kind in kinds:
             asked_now = self._asked if kind == "thread" else self._asked[::3]
-            rows = [row for asked in asked_now for row in self._ask(asked, kind, top_k)]
+            rows = [row for asked in asked_now for row in self._ask(asked, kind, KINDS[kind])]
             self._tell(kind, rows)
-        self._bytes(seconds)
+        if "anywhere" in kinds:
+            self._bytes(seconds)
 
     def _move(self) -> float:
         """Carry out what the scheduler plans; return the seconds it took."""
@@ -182,7 +184,7 @@ class Replay:
             told["computed"] = statistics.median(row["computed"] for row in mine)
             told["from_file"] = statistics.mean(row["from_file"] for row in mine)
             told["ll"] = None if arm == "shared" else statistics.mean(row["ll"] for row in mine)
-            self._report.rows.append({"chats": kind, "arm": arm, "questions": len(mine), **told})
+            self._report.rows.append({"part": kind, "arm": arm, "questions": len(mine), **told})
         deltas = [tiers["ll"] - text["ll"] for tiers, text in zip(by_arm["tiers"], plain, strict=True)]
         suffix = "" if kind == "thread" else f"_{kind}"
         tiers = statistics.median(row["ms"] for row in by_arm["tiers"])
@@ -191,7 +193,9 @@ class Replay:
         figures[f"ttft_tiered_vs_shared{suffix}"] = tiers / statistics.median(row["ms"] for row in by_arm["shared"])
         figures[f"answer_ll_delta{suffix}"] = statistics.mean(deltas)
         low, high = interval(deltas)
-        self._report.notes.append(f"answer_ll_delta{suffix}: 95 % bootstrap interval {low:.3f} to {high:.3f}")
+        self._report.notes.append(
+            f"{kind}: answer_ll_delta{suffix} has a 95 % bootstrap interval {low:.3f} to {high:.3f}"
+        )
         table(self._report.rows)
         self._report.save()
 
@@ -201,6 +205,7 @@ class Replay:
         self._report.figures["kv_bytes_per_byte_of_text"] = sum(file.bytes for file in files) / text
         self._report.rows.append(
             {
+                "part": "anywhere",
                 "files": len(files),
                 "MB": sum(file.bytes for file in files) / 1e6,
                 "text_MB": text / 1e6,

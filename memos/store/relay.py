@@ -80,7 +80,11 @@ class IndexRelay:
         with self._database.read() as connection:
             lagging = namespaces.behind(connection, self._threshold)
         while self._doubtful:
-            self.rebuild(self._doubtful.pop())
+            doubtful = next(iter(self._doubtful))
+            try:
+                self.rebuild(doubtful)
+            finally:  # not before: whoever drains meanwhile has to wait for it
+                self._doubtful.discard(doubtful)
         for namespace in lagging:
             if self._stopping.is_set():
                 break

@@ -32,9 +32,9 @@ PRESSES = ("RandomPress", "StreamingLLMPress", "KnormPress", "SnapKVPress", "Exp
 PRESSES += ("TOVAPress", "LagKVPress", "KVzipPress")
 #: Methods that both have: our name, theirs.
 SHARED = {
-    "snapkv,read=0": "SnapKVPress",
-    "expected,read=0": "ExpectedAttentionPress",
-    "keydiff,read=0": "KeyDiffPress",
+    "snapkv": "SnapKVPress",
+    "expected": "ExpectedAttentionPress",
+    "keydiff": "KeyDiffPress",
     "kvzip": "KVzipPress",
 }
 

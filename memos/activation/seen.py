@@ -61,7 +61,8 @@ def attention_of(query: torch.Tensor, keys: torch.Tensor, scaling: float) -> tor
     """
     kv_heads, tokens, _ = keys.shape
     rows = query.shape[1]
-    grouped = query.float().unflatten(0, (kv_heads, -1))
-    scores: torch.Tensor = grouped @ keys.float().transpose(1, 2).unsqueeze(1) * scaling
-    ahead = torch.ones(rows, tokens, dtype=torch.bool, device=query.device).triu(tokens - rows + 1)
-    return torch.softmax(scores.masked_fill_(ahead, -torch.inf), -1)
+    grouped = (query.float() * scaling).reshape(kv_heads, -1, query.shape[2])
+    scores = (grouped @ keys.float().transpose(1, 2)).unflatten(1, (-1, rows))
+    ahead = torch.ones(rows, rows, dtype=torch.bool, device=query.device).triu(1)
+    scores[..., tokens - rows :].masked_fill_(ahead, -torch.inf)
+    return torch.softmax(scores, -1)

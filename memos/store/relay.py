@@ -47,6 +47,7 @@ class IndexRelay:
         self._stopping = threading.Event()
         self._turn = threading.Lock()
         self._doubtful: set[int] = set()
+        self._healing = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def recover(self) -> None:
@@ -79,12 +80,9 @@ class IndexRelay:
         """Carry everything there is now; return how many namespaces had work."""
         with self._database.read() as connection:
             lagging = namespaces.behind(connection, self._threshold)
-        while self._doubtful:
-            doubtful = next(iter(self._doubtful))
-            try:
-                self.rebuild(doubtful)
-            finally:  # not before: whoever drains meanwhile has to wait for it
-                self._doubtful.discard(doubtful)
+        with self._healing:  # whoever else drains waits for what is being made anew, and does not make it a second time
+            while self._doubtful:
+                self.rebuild(self._doubtful.pop())
         for namespace in lagging:
             if self._stopping.is_set():
                 break

@@ -283,6 +283,28 @@ def assert_heals(engine: MemoryOS, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_same_answers(engine, monkeypatch, seed=6)
 
 
+def test_who_drains_waits_for_what_another_makes_anew(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memos.store.relay.QUIET_S", 0.01)
+    engine = opened()
+    engine.store_many(SCOPE, phrases(60))
+    engine.relay.drain()
+    begun, built, rebuild = threading.Event(), [], engine.relay.rebuild
+
+    def slow(namespace_id: int) -> None:
+        begun.set()
+        threading.Event().wait(0.2)
+        rebuild(namespace_id)
+        built.append(namespace_id)
+
+    monkeypatch.setattr(engine.relay, "rebuild", slow)
+    engine.relay.doubt(1)
+    assert begun.wait(30)  # the relay's own thread is at it
+    engine.relay.drain()
+    assert built == [1]
+    assert indexed_ids(engine) == live_ids(engine)
+    assert built == [1]
+
+
 @pytest.mark.parametrize("noticed_by", ["write", "recall", "forget"])
 def test_torn_files_that_chroma_notices(
     noticed_by: str, opened: Open, chroma_files: Path, monkeypatch: pytest.MonkeyPatch

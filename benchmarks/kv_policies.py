@@ -1,12 +1,14 @@
 """Policies that choose what to keep of a KV cache, at 50 % and 20 % of its entries, and chains of policy and codec.
 
-Everything is compared at equal bytes with two controls that keep the sinks too: tokens at random, and the latest.
+Everything is compared at equal bytes with two controls that keep the sinks too: tokens at random, and the latest. A
+policy gives half of its budget to what a second reading of the context looks at; with `,read=0` it is as published.
   continuation   KL(full ‖ pruned) per token over the 256 tokens after a context of 1,024
-A policy gives half of its budget to what a second reading of the context looks at; `,read=0` is it as published.
   finding        negative log-likelihood of an answer that stands in the context, and how often it would be given
                  greedily, word for word: a value by its key (8 pairs of UUIDs), a number in an essay; with the question
                  hidden (asked after pruning, which is how a memory is used) and shown (pruned with the context)
   chains         bits per element of the published file, every byte counted, against that KL
+  cost           behind 2,048 tokens, medians of rounds in turn: computing, noting and encoding a cache for a policy, and
+                 a decode step behind what is left, beside the whole cache
 Chains and options were chosen on wikitext2 and prose; essays and kv-retrieval were only measured on.
 """
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +40,7 @@ from memos.activation.observing import observed_prefill
 from memos.activation.policies import CONTROLS, POLICIES
 from memos.activation.seen import Need, Seen
 from memos.runtime.loading import LoadedModel, load_model
-from memos.runtime.loop import Runtime
+from memos.runtime.loop import Request, Runtime
 
 RATIOS = (0.5, 0.2)
 NAMES = sorted(POLICIES.keys() - set(CONTROLS))
@@ -59,6 +62,8 @@ CHAINS = [
     "pca:0.75+int4",
 ]
 QUICK_CHAINS = ["transform:quality=1.5", "ems:0.3+transform:quality=1.2"]
+#: What is timed behind how many tokens, how often, and the tokens that are decoded.
+TIMED, LONG, ROUNDS, DECODED = ("ems:0.3,read=0", "ems:0.3"), 2_048, 5, 17
 #: The whole cache, a row among the others.
 FULL = "raw"
 BAR = 0.03
@@ -84,7 +89,7 @@ def _noted(seen: Seen | None) -> Seen:
     return seen
 
 
-PARTS = ("continuation", "finding", "chains", "kvpress")
+PARTS = ("continuation", "finding", "chains", "kvpress", "cost")
 
 
 def main() -> int:
@@ -143,6 +148,11 @@ class _Measuring:
             for spec in QUICK_CHAINS if self._quick else CHAINS:
                 _add(self._report, _chain(self._runtime, shelf, windows, spec))
 
+    def _cost(self) -> None:
+        text = texts_of(self._data)["essays"][: 8 * LONG]
+        tokens = self._loaded.tokenizer(text, add_special_tokens=False)["input_ids"][: LONG + 1]
+        self._report.rows += _costs(self._runtime, tokens, self._loaded.model.config.vocab_size)
+
     def _kvpress(self) -> None:
         windows = [(window.text, window.tokens) for window in self._windows]
         kvpress_policies.measure(self._report, self._loaded, windows, CONTEXT, self._ratios)
@@ -162,6 +172,7 @@ def _figures(report: Report) -> None:
     _finding_figures(report)
     _chain_figures(report)
     _peer_figures(report)
+    _cost_figures(report)
 
 
 # ------------------------------------------------------------ continuation
@@ -321,6 +332,40 @@ def _pairs(report: Report, *, published: bool) -> Iterator[tuple[str, float, flo
         for kept in RATIOS:
             if (own, kept) in rows and (press, kept) in rows:
                 yield _spec(own, kept), rows[own, kept], rows[press, kept]
+
+
+# ------------------------------------------------------------ cost
+
+
+def _costs(runtime: Runtime, tokens: Sequence[int], vocabulary: int) -> Iterator[dict[str, Any]]:
+    making: dict[str, list[float]] = {spec: [] for spec in (FULL, *TIMED)}
+    steps: dict[str, list[float]] = {spec: [] for spec in making}
+    for _ in range(ROUNDS):
+        for spec in making:
+            codec, start = make_codec(spec), time.perf_counter()
+            kv = observed_prefill(runtime, tokens[:-1], codec, vocabulary)
+            encoded = codec.encode(kv)
+            making[spec].append((time.perf_counter() - start) * 1e3)
+            request = Request(tuple(tokens), prefix=decode(kv, codec, encoded), max_tokens=DECODED)
+            answer = runtime.generate(request).finish()
+            steps[spec].append((answer.total_ms - answer.first_token_ms) / max(len(answer.tokens) - 1, 1))
+    for spec in making:
+        medians = {"making_ms": statistics.median(making[spec]), "step_ms": statistics.median(steps[spec])}
+        yield {"part": "cost", "codec": spec, "tokens": len(tokens) - 1, **medians}
+
+
+def _cost_figures(report: Report) -> None:
+    rows = {row["codec"]: row for row in report.rows if row["part"] == "cost"}
+    if not rows:
+        report.missing("making_with_reading_vs_published", "the part `cost` was not measured")
+        return
+    table(list(rows.values()))
+    whole, published, own = (rows[spec] for spec in (FULL, *TIMED))
+    report.figures |= {
+        "making_with_reading_vs_published": own["making_ms"] / published["making_ms"],
+        "making_with_reading_vs_whole": own["making_ms"] / whole["making_ms"],
+        "step_behind_pruned_vs_whole": own["step_ms"] / whole["step_ms"],
+    }
 
 
 def _picture(report: Report, path: Path) -> None:

@@ -105,6 +105,12 @@ SHOWN = {
     "best_chain_bits_at_kl_03": ("bits per element of the best chain of policy and codec at KL <= .03", ""),
     "published_chain_bits_at_kl_03": ("... of the best chain with a policy as published", ""),
     "codec_bits_at_kl_03": ("... of the codec alone on the same windows", ""),
+    "making_with_reading_vs_published": (
+        "computing and encoding a cache of 2,048 tokens for EMS at 30 % / the same without the second reading",
+        "",
+    ),
+    "making_with_reading_vs_whole": ("... / for a file of the whole cache", ""),
+    "step_behind_pruned_vs_whole": ("... a decode step behind it / behind the whole cache", ""),
     "retrieval_kl_quest_25": (
         "retrieval behind 4,096 loaded tokens (a quick run): KL, each row attends a quarter of the pages, Quest",
         "",

@@ -78,7 +78,7 @@ def make_policy(stage: str, merger: str | None = None) -> tuple[str, Policy]:
 
 def _policy(name: str, ratio: float, options: dict[str, Any], merger: str | None) -> Policy:
     """Return the policy, which leaves a share of its budget to the second reading."""
-    read: float = options.pop("read")
+    read: float = options.pop("read", 0.0)
     own = ratio * (1 - read)
     policy = POLICIES[name](own, **options)
     if merger is not None or name in MERGERS:
@@ -98,14 +98,13 @@ def _ratio(name: str, share: str) -> float:
 
 def _defaults(name: str) -> dict[str, Any]:
     own = {field.name: field.default for field in fields(POLICIES[name]) if field.name != "ratio"}
-    return own | {"read": 0.0 if name in _UNREAD else READ}
+    return own if name in _UNREAD else own | {"read": READ}
 
 
 def _option(name: str, option: str, defaults: Mapping[str, Any]) -> tuple[str, Any]:
     key, _, value = option.partition("=")
-    if key not in defaults or (key == "read" and name in _UNREAD):
-        known = ", ".join(key for key in defaults if key != "read" or name not in _UNREAD)
-        raise ValueError(f"{name} has no option {key!r}; it has: {known or 'none'}")
+    if key not in defaults:
+        raise ValueError(f"{name} has no option {key!r}; it has: {', '.join(defaults) or 'none'}")
     given = type(defaults[key])(value)
     if not (key not in _FROM_ZERO and isinstance(given, int)) <= given <= _MOST or (key == "read" and given >= 1):
         raise ValueError(f"{key} of {name} cannot be {value}")

@@ -7,8 +7,8 @@ policy gives half of its budget to what a second reading of the context looks at
                  greedily, word for word: a value by its key (8 pairs of UUIDs), a number in an essay; with the question
                  hidden (asked after pruning, which is how a memory is used) and shown (pruned with the context)
   chains         bits per element of the published file, every byte counted, against that KL
-  cost           behind 2,048 tokens, medians of rounds in turn: computing, noting and encoding a cache for a policy, and
-                 a decode step behind what is left, beside the whole cache
+  cost           of 2,048 tokens, medians of rounds in turn: computing, noting and encoding a cache for a policy, and a
+                 decode step behind what is left, beside the whole cache
 Chains and options were chosen on wikitext2 and prose; essays and kv-retrieval were only measured on.
 """
 
